@@ -1,0 +1,282 @@
+//! A stream, read as a member of a consumer group.
+//!
+//! A session first reads what this consumer was given before and did not acknowledge, then what is new. Now and then it takes over
+//! what other consumers were given and do not finish.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use evoke_api::events::StartAt;
+use futures_util::future::{BoxFuture, FutureExt};
+use redis::{Cmd, cmd};
+
+use super::desk::{self, Ask, Batch, Work, ask};
+use super::source::{BLOCK, Every, Portion, Session, Shared, millis};
+use super::trouble::Trouble;
+use crate::source::Origin;
+use evoke_connect::redis::link::Link;
+use evoke_connect::redis::reply::{self, Claimed, Entry};
+use evoke_connect::redis::trouble::Trouble as ServerTrouble;
+
+const LAG_INTERVAL: Duration = Duration::from_secs(10);
+/// Entries that one `XACK` names.
+const ACK_COUNT: usize = 500;
+/// Where `XAUTOCLAIM` starts and ends.
+const BEGIN: &str = "0-0";
+
+/// One stream. What must outlast a session is kept here.
+pub(super) struct Stream {
+    key: String,
+    group: String,
+    start_at: StartAt,
+    claim: Option<(Duration, Duration)>,
+    /// The last entry that the group is known to have been given: where it goes on should it be lost.
+    position: Option<String>,
+    /// Settled and not acknowledged: a connection that breaks causes no duplicates of these.
+    settled: Vec<String>,
+}
+
+impl Stream {
+    pub(super) fn new(key: String, group: String, start_at: StartAt, claim: Option<(Duration, Duration)>) -> Self {
+        Self { key, group, start_at, claim, position: None, settled: Vec::new() }
+    }
+
+    /// Makes the group unless it is there. One that was lost goes on after the last entry that it was given.
+    async fn make_group(&self, link: &mut Link) -> Result<(), ServerTrouble> {
+        let start = self.position.as_deref().unwrap_or(match self.start_at {
+            StartAt::Earliest => "0",
+            StartAt::Latest => "$",
+        });
+        let mut create = cmd("XGROUP");
+        create.arg("CREATE").arg(&self.key).arg(&self.group).arg(start).arg("MKSTREAM");
+        match link.ask(&create).await {
+            Err(trouble) if trouble.code() == Some("BUSYGROUP") => Ok(()),
+            made => made.map(drop),
+        }
+    }
+
+    async fn session(&mut self, shared: &Shared) -> Result<(), Trouble> {
+        let connected = async {
+            let mut clerk = shared.connector.connect(&self.key).await?;
+            self.make_group(&mut clerk).await?;
+            Ok::<_, Trouble>((shared.connector.connect(&self.key).await?, clerk))
+        };
+        let (reader, clerk) = tokio::select! {
+            biased;
+            () = shared.context.cancel.cancelled() => return Ok(()),
+            connected = connected => connected?,
+        };
+        let under_way = self.settled.iter().cloned().collect();
+        let mut reading = Reading {
+            shared,
+            under_way,
+            own_after: Some(BEGIN.to_owned()),
+            portion: Portion::new(),
+            acknowledging: 0,
+            claims: self.claim.map(|(_, interval)| Every::new(interval)),
+            claim_from: None,
+            measures: Every::at_once(LAG_INTERVAL),
+            stream: self,
+        };
+        desk::run(&mut reading, shared, reader, clerk).await
+    }
+}
+
+impl Session for Stream {
+    fn run<'a>(&'a mut self, shared: &'a Shared) -> BoxFuture<'a, Result<(), Trouble>> {
+        self.session(shared).boxed()
+    }
+}
+
+/// One session's view of the stream.
+struct Reading<'a> {
+    stream: &'a mut Stream,
+    shared: &'a Shared,
+    /// Everything between being read and being acknowledged.
+    under_way: HashSet<String>,
+    /// After which of this consumer's own unfinished entries to go on; `None` once there are no more.
+    own_after: Option<String>,
+    portion: Portion,
+    /// How many of the settled ones, from the first, are being acknowledged.
+    acknowledging: usize,
+    claims: Option<Every>,
+    /// Where to go on claiming, while a round of it is not over.
+    claim_from: Option<String>,
+    measures: Every,
+}
+
+enum Done {
+    Acknowledged,
+    Claimed(Claimed),
+    /// The server is too old to claim.
+    CannotClaim,
+    Measured(Option<reply::Group>),
+}
+
+impl Reading<'_> {
+    fn batch(&mut self, entries: Vec<Entry>) -> Batch<String> {
+        let mut batch = Batch::empty();
+        for Entry { id, fields } in entries {
+            if !self.under_way.insert(id.clone()) {
+                continue;
+            }
+            match fields {
+                Some(fields) => {
+                    batch.arrivals.push(self.shared.mapper.entry(&id, fields));
+                    batch.tokens.push(id);
+                }
+                // The stream was trimmed past it: there is nothing left but to say that it is done with.
+                None => {
+                    self.shared.metrics.skipped.inc();
+                    self.stream.settled.push(id);
+                }
+            }
+        }
+        batch
+    }
+
+    fn acknowledge(&mut self) -> Ask<Done> {
+        self.acknowledging = self.stream.settled.len();
+        let mut commands = redis::pipe();
+        for ids in self.stream.settled.chunks(ACK_COUNT) {
+            commands.cmd("XACK").arg(&self.stream.key).arg(&self.stream.group).arg(ids);
+        }
+        ask(move |link| async move { link.ask_all(&commands).await.map(|_| Done::Acknowledged) }.boxed())
+    }
+
+    fn claim(&self, from: &str, idle: Duration) -> Ask<Done> {
+        let mut command = cmd("XAUTOCLAIM");
+        command.arg(&self.stream.key).arg(&self.stream.group).arg(&self.shared.consumer);
+        command.arg(millis(idle)).arg(from).arg("COUNT").arg(self.portion.count());
+        ask(move |link| {
+            async move {
+                match link.ask(&command).await {
+                    Ok(answer) => Ok(Done::Claimed(reply::claimed(answer)?)),
+                    Err(trouble) if trouble.is_unknown_command() => Ok(Done::CannotClaim),
+                    Err(trouble) => Err(trouble),
+                }
+            }
+            .boxed()
+        })
+    }
+
+    fn measure(&self) -> Ask<Done> {
+        let mut command = cmd("XINFO");
+        command.arg("GROUPS").arg(&self.stream.key);
+        let group = self.stream.group.clone();
+        ask(move |link| {
+            async move {
+                match link.ask(&command).await {
+                    Ok(answer) => Ok(Done::Measured(reply::group(answer, &group))),
+                    // Where the user may not ask, nothing but the metric is missing.
+                    Err(trouble) if trouble.code() == Some("NOPERM") => Ok(Done::Measured(None)),
+                    Err(trouble) => Err(trouble),
+                }
+            }
+            .boxed()
+        })
+    }
+
+    fn read_command(&self, after: &str) -> Cmd {
+        let mut command = cmd("XREADGROUP");
+        command.arg("GROUP").arg(&self.stream.group).arg(&self.shared.consumer);
+        command.arg("COUNT").arg(self.portion.count());
+        if self.own_after.is_none() {
+            command.arg("BLOCK").arg(millis(BLOCK));
+        }
+        command.arg("STREAMS").arg(&self.stream.key).arg(after);
+        command
+    }
+}
+
+impl Work for Reading<'_> {
+    type Token = String;
+    type Found = Vec<Entry>;
+    type Done = Done;
+
+    fn read(&mut self, _quiet: bool) -> Option<Ask<Vec<Entry>>> {
+        let command = self.read_command(self.own_after.as_deref().unwrap_or(">"));
+        Some(ask(move |link| async move { Ok(reply::read(link.ask_blocking(&command, BLOCK).await?)?) }.boxed()))
+    }
+
+    fn found(&mut self, entries: Vec<Entry>) -> Batch<String> {
+        self.shared.up();
+        self.portion.learn(entries.len(), entries.iter().map(Entry::bytes).sum());
+        let last = entries.last().map(|entry| entry.id.clone());
+        if self.own_after.is_some() {
+            self.own_after = last;
+        } else if last.is_some() {
+            self.stream.position = last;
+        }
+        self.batch(entries)
+    }
+
+    fn settled(&mut self, ids: Vec<String>) {
+        self.stream.settled.extend(ids);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.stream.settled.is_empty()
+    }
+
+    fn errand(&mut self, room: bool) -> Option<Ask<Done>> {
+        if !self.stream.settled.is_empty() {
+            return Some(self.acknowledge());
+        }
+        // What is this consumer's own comes first.
+        if room
+            && self.own_after.is_none()
+            && let (Some((idle, _)), Some(claims)) = (self.stream.claim, &mut self.claims)
+        {
+            if claims.is_due() {
+                self.claim_from.get_or_insert_with(|| BEGIN.to_owned());
+            }
+            if let Some(from) = &self.claim_from {
+                return Some(self.claim(from, idle));
+            }
+        }
+        if self.measures.is_due() { Some(self.measure()) } else { None }
+    }
+
+    fn done(&mut self, done: Done) -> Batch<String> {
+        let Origin { event_source, event, .. } = self.shared.origin();
+        match done {
+            Done::Acknowledged => {
+                for id in self.stream.settled.drain(..self.acknowledging) {
+                    self.under_way.remove(&id);
+                }
+            }
+            Done::Claimed(Claimed { next, entries }) => {
+                self.claim_from = Some(next).filter(|next| next != BEGIN);
+                let batch = self.batch(entries);
+                if !batch.tokens.is_empty() {
+                    tracing::info!(%event_source, %event, entries = batch.tokens.len(), "took over what others left");
+                }
+                return batch;
+            }
+            Done::CannotClaim => {
+                (self.claims, self.claim_from, self.stream.claim) = (None, None, None);
+                tracing::warn!(%event_source, %event, "what others leave stays with them: Redis 6.2 would have XAUTOCLAIM");
+            }
+            Done::Measured(Some(group)) => {
+                self.shared.metrics.lag.set(group.pending.saturating_add(group.lag.unwrap_or_default()));
+                self.stream.position.get_or_insert(group.last_delivered);
+            }
+            Done::Measured(None) => {}
+        }
+        Batch::empty()
+    }
+
+    fn due(&mut self) -> BoxFuture<'_, ()> {
+        async {
+            match &mut self.claims {
+                Some(claims) => tokio::select! {
+                    () = claims.due() => {}
+                    () = self.measures.due() => {}
+                },
+                None => self.measures.due().await,
+            }
+        }
+        .boxed()
+    }
+}

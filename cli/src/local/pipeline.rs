@@ -1,0 +1,527 @@
+//! Plans to what runs: at the start, after every change of the manifests, and to the end.
+//!
+//! Parts start in the order bus, function, Trigger, EventSource, so that every subscription has a durable position before a source
+//! reads anything; what waits for a bus that is away starts when it comes; they end in the reverse order, so that whatever is read is settled and whatever is delivered is recorded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evoke_adapters::source::Status;
+use evoke_adapters::webhook::Listeners;
+use evoke_api::catalog::BusName;
+use evoke_api::limits;
+use evoke_api::names::{ObjectName, SubscriptionId};
+use evoke_delivery::endpoints::Endpoints;
+use evoke_delivery::jobs::{Jobs, Runner};
+use evoke_delivery::sinks::{SinkError, Sinks};
+use evoke_eventbus::bus::{BusError, Health};
+use evoke_eventbus::plan::BusKind;
+use evoke_eventsource::plan::{EventSourcePlan, SINK};
+use evoke_eventsource::runtime::{EventSource, Shared, StartError};
+use evoke_function::plan::FunctionPlan;
+use evoke_function::process::{LogOutput, ProcessHost};
+use evoke_function::{guard, runtime as function};
+use evoke_trigger::plan::TriggerPlan;
+use evoke_trigger::runtime::{self as trigger, SubscriberStatus, Surroundings, Trigger};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::buses::{RunningBus, label, names};
+use super::identity::Identity;
+use super::kinds::{Change, Kinds};
+use super::metrics::Metrics;
+use super::plan::Plans;
+use super::readiness::{Part, Readiness};
+use crate::api::board::{Board, Live, OnBoard};
+
+/// How long a bus may take to give a Trigger its positions before it counts as away.
+const DECLARE: Duration = Duration::from_secs(10);
+
+/// What the parts of a pipeline share.
+pub(crate) struct Site {
+    data_dir: PathBuf,
+    identity: Identity,
+    kinds: Kinds,
+    metrics: Metrics,
+    endpoints: Endpoints,
+    sinks: Sinks,
+    host: Arc<ProcessHost>,
+    sources: Shared,
+    board: Board,
+}
+
+/// A part that cannot start, or a change that cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{part}: {cause}")]
+pub struct Refused {
+    part: String,
+    cause: String,
+}
+
+/// Plans that can follow those that run.
+pub(crate) struct Accepted {
+    plans: Plans,
+    /// The buses that become another kind.
+    changes: Vec<Change>,
+}
+
+/// What runs.
+pub(crate) struct Pipeline {
+    site: Site,
+    plans: Plans,
+    buses: BTreeMap<BusName, RunningBus>,
+    /// Redrives and replays, of each bus.
+    jobs: BTreeMap<BusName, Jobs>,
+    functions: BTreeMap<ObjectName, RunningFunction>,
+    triggers: BTreeMap<ObjectName, RunningTrigger>,
+    event_sources: BTreeMap<ObjectName, EventSource>,
+    /// What does not run as planned yet, since its bus is away.
+    waiting: Vec<Waiting>,
+    tasks: TaskTracker,
+}
+
+/// A part that its bus keeps from running as planned.
+#[derive(Debug)]
+struct Waiting {
+    kind: &'static str,
+    name: ObjectName,
+    cause: NotNow,
+}
+
+/// Why a part does not run as planned.
+#[derive(Debug)]
+enum NotNow {
+    /// Its bus is away, which may pass.
+    Away(String),
+    /// Something that trying again does not mend.
+    Refused(String),
+}
+
+#[derive(Debug)]
+struct RunningTrigger {
+    plan: TriggerPlan,
+    trigger: Trigger,
+}
+
+#[derive(Debug)]
+struct RunningFunction {
+    handle: function::Handle,
+    task: JoinHandle<()>,
+}
+
+impl Site {
+    /// Prepares what the parts share; nothing listens or is opened yet.
+    ///
+    /// # Errors
+    /// When the data directory cannot be used.
+    pub(crate) fn new(data_dir: PathBuf, listen: SocketAddr, metrics: Metrics, board: Board) -> io::Result<Self> {
+        let identity = Identity::take(&data_dir)?;
+        let kinds = Kinds::read(&data_dir)?;
+        let endpoints = Endpoints::default();
+        let sinks = Sinks::new(endpoints.clone());
+        let host = Arc::new(ProcessHost::new(guard::this_executable()?, Arc::new(LogOutput)));
+        let sources = Shared {
+            sinks: sinks.clone(),
+            listeners: Listeners::new(listen, metrics.webhooks.clone()),
+            budget: evoke_eventsource::outlet::budget::Budget::default(),
+            sources: metrics.sources.clone(),
+            instance: Arc::clone(&identity.name),
+            deliveries: metrics.deliveries.clone(),
+        };
+        Ok(Self { data_dir, identity, kinds, metrics, endpoints, sinks, host, sources, board })
+    }
+
+    /// The name of this evoke.
+    pub(crate) fn instance(&self) -> Arc<str> {
+        Arc::clone(&self.identity.name)
+    }
+}
+
+impl Accepted {
+    /// The plans themselves.
+    pub(crate) fn plans(&self) -> &Plans {
+        &self.plans
+    }
+}
+
+impl Pipeline {
+    /// Nothing runs yet.
+    pub(crate) fn new(site: Site) -> Self {
+        Self {
+            site,
+            plans: Plans::default(),
+            buses: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            functions: BTreeMap::new(),
+            triggers: BTreeMap::new(),
+            event_sources: BTreeMap::new(),
+            waiting: Vec::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// What it was last told to run.
+    pub(crate) fn plans(&self) -> &Plans {
+        &self.plans
+    }
+
+    /// The metrics of all of it.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.site.metrics
+    }
+
+    /// Takes plans that can follow those that run; `abandon` names the buses of which it does not matter what waits there. Nothing
+    /// changes yet.
+    ///
+    /// # Errors
+    /// The first bus that cannot become what it is to be.
+    pub(crate) async fn accept(&self, plans: Plans, abandon: &[String]) -> Result<Accepted, Refused> {
+        for (name, plan) in &plans.buses {
+            let Some(running) = self.buses.get(name).filter(|running| running.plan != *plan) else { continue };
+            let (was, now) = (running.plan.kind.name(), plan.kind.name());
+            let cause = if was == now {
+                "it cannot change while it runs: stop evoke, then start it again".to_owned()
+            } else {
+                format!(
+                    "it is {was} and cannot become {now} while it runs: stop evoke once nothing waits there, then start it again"
+                )
+            };
+            return Err(Refused { part: format!("bus {}", label(name)), cause });
+        }
+        let changes = self.site.kinds.changes(&plans).await;
+        let is_fine = |change: &Change| change.is_clean() || abandon.iter().any(|name| names(name, &change.bus));
+        match changes.iter().find(|change| !is_fine(change)) {
+            Some(change) => Err(Refused { part: format!("bus {}", change.bus), cause: change.refusal() }),
+            None => Ok(Accepted { plans, changes }),
+        }
+    }
+
+    /// Runs these plans instead of what runs. What is the same in both goes on undisturbed.
+    ///
+    /// # Errors
+    /// The first part that cannot start. What was started until then goes on.
+    pub(crate) async fn apply(&mut self, Accepted { plans, changes }: Accepted) -> Result<(), Refused> {
+        let deadline = Instant::now() + limits::DRAIN;
+        self.end_what_is_gone(&plans, deadline).await;
+        changes.iter().for_each(Change::report);
+        for (name, plan) in &plans.buses {
+            if !self.buses.contains_key(name) {
+                let Site { data_dir, identity, metrics, .. } = &self.site;
+                let (plan, counted) = (plan.clone(), &metrics.subscriptions);
+                let opened = RunningBus::open(name, plan, data_dir, identity, &metrics.bus, counted).await;
+                let refused = |cause| Refused { part: format!("bus {}", label(name)), cause };
+                let bus = opened.map_err(refused)?;
+                let remembered = self.site.kinds.set(&label(name), bus.plan.kind.name());
+                remembered.map_err(|error| refused(format!("its kind cannot be written down: {error}")))?;
+                self.start_jobs(name, &bus);
+                self.buses.insert(name.clone(), bus);
+            }
+        }
+        for (name, plan) in &plans.functions {
+            if !self.functions.contains_key(name) {
+                let function = self.start_function(plan);
+                self.functions.insert(name.clone(), function);
+            }
+        }
+        self.plans = plans;
+        self.site.board.plan(&self.plans);
+        self.settle().await;
+        let refused = self.waiting.iter().find_map(|Waiting { kind, name, cause }| match cause {
+            NotNow::Refused(cause) => Some(Refused { part: format!("{kind} {name}"), cause: cause.clone() }),
+            NotNow::Away(_) => None,
+        });
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// True while some part does not run as planned since its bus is away; [`Pipeline::settle`] tries again.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Runs every Trigger and EventSource as planned, as far as their buses let it. A source starts only when every Trigger on its
+    /// bus has its positions, so that no event is read before somebody is known to want it.
+    pub(crate) async fn settle(&mut self) {
+        let deadline = Instant::now() + limits::DRAIN;
+        let plans = self.plans.clone();
+        let mut waiting = Vec::new();
+        let mut unready = BTreeSet::new();
+        for plan in plans.triggers.values() {
+            // One that does not answer is not asked again for every Trigger.
+            let ran = match unready.contains(&plan.bus) {
+                true => Err(NotNow::Away(format!("bus {} is away", label(&plan.bus)))),
+                false => self.run_trigger(plan, deadline).await,
+            };
+            if let Err(cause) = ran {
+                unready.insert(plan.bus.clone());
+                waiting.push(Waiting { kind: "trigger", name: plan.name.clone(), cause });
+            }
+        }
+        for plan in plans.event_sources.values() {
+            let away = plan.bus.as_ref().filter(|bus| unready.contains(*bus));
+            let ran = match away {
+                Some(bus) => Err(NotNow::Away(format!("the Triggers on bus {} have no positions yet", label(bus)))),
+                None => self.run_event_source(plan).await,
+            };
+            if let Err(cause) = ran {
+                waiting.push(Waiting { kind: "source", name: plan.name.clone(), cause });
+            }
+        }
+        self.waiting = waiting;
+    }
+
+    /// Ends what is in no plan any more, and what can only change by being started again: a function whose plan differs, and what
+    /// moves to another bus.
+    async fn end_what_is_gone(&mut self, plans: &Plans, deadline: Instant) {
+        let moved: Vec<_> = self
+            .event_sources
+            .iter()
+            .filter(|(name, running)| plans.event_sources.get(*name).is_none_or(|plan| plan.bus != running.plan().bus))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in moved {
+            if let Some(running) = self.event_sources.remove(&name) {
+                running.stop(deadline).await;
+                tracing::info!(event_source = %name, "stopped");
+            }
+        }
+        let moved: Vec<_> = self
+            .triggers
+            .iter()
+            .filter(|(name, running)| plans.triggers.get(*name).is_none_or(|plan| plan.bus != running.plan.bus))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in moved {
+            if let Some(running) = self.triggers.remove(&name) {
+                running.trigger.stop(deadline).await;
+                tracing::info!(trigger = %name, "stopped; its positions are kept");
+            }
+        }
+        let changed: Vec<_> = self
+            .functions
+            .keys()
+            .filter(|name| plans.functions.get(*name).is_none_or(|plan| self.plans.functions.get(*name) != Some(plan)))
+            .cloned()
+            .collect();
+        for name in changed {
+            if let Some(running) = self.functions.remove(&name) {
+                running.stop(deadline).await;
+            }
+        }
+        let unused: Vec<_> = self.buses.keys().filter(|name| !plans.buses.contains_key(*name)).cloned().collect();
+        for name in unused {
+            self.site.board.closed(&label(&name));
+            if let Some(jobs) = self.jobs.remove(&name) {
+                jobs.stop(deadline).await;
+            }
+            if let Some(bus) = self.buses.remove(&name) {
+                bus.close().await;
+            }
+        }
+    }
+
+    /// Follows what is asked of a bus: redrives and replays.
+    fn start_jobs(&mut self, name: &BusName, bus: &RunningBus) {
+        let Site { board, sinks, metrics, .. } = &self.site;
+        let label = label(name);
+        let runner = Runner {
+            subscriptions: bus.subscriptions.clone(),
+            subscribers: board.on(&label),
+            sinks: sinks.clone(),
+            metrics: metrics.deliveries.clone(),
+            instance: self.site.instance(),
+        };
+        let jobs = Jobs::start(runner, &self.tasks);
+        let exclusive = matches!(bus.plan.kind, BusKind::Embedded(_));
+        let subscriptions = bus.subscriptions.clone();
+        board.opened(label, OnBoard { subscriptions, nudge: jobs.nudge(), exclusive });
+        self.jobs.insert(name.clone(), jobs);
+    }
+
+    fn start_function(&self, plan: &FunctionPlan) -> RunningFunction {
+        let Site { host, endpoints, metrics, .. } = &self.site;
+        let (handle, run) =
+            function::serve(Arc::new(plan.clone()), Arc::clone(host), endpoints.clone(), &metrics.functions);
+        RunningFunction { handle, task: self.tasks.spawn(run) }
+    }
+
+    async fn run_trigger(&mut self, plan: &TriggerPlan, deadline: Instant) -> Result<(), NotNow> {
+        if self.triggers.get(&plan.name).is_some_and(|running| running.plan == *plan) {
+            return Ok(());
+        }
+        let Some(bus) = self.buses.get(&plan.bus) else {
+            return Err(NotNow::Refused(format!("its bus {} does not run", label(&plan.bus))));
+        };
+        let subscriptions = bus.subscriptions.clone();
+        match timeout(DECLARE, trigger::declare(plan, &subscriptions)).await {
+            Ok(declared) => declared?,
+            Err(_) => return Err(NotNow::Away(format!("bus {} does not answer", label(&plan.bus)))),
+        }
+        match self.triggers.get_mut(&plan.name) {
+            Some(running) => {
+                running.trigger.update(plan, deadline).await?;
+                running.plan = plan.clone();
+            }
+            None => {
+                let Site { sinks, metrics, .. } = &self.site;
+                let surroundings =
+                    Surroundings { subscriptions, sinks: sinks.clone(), metrics: metrics.deliveries.clone() };
+                let trigger = Trigger::start(plan, surroundings)?;
+                self.triggers.insert(plan.name.clone(), RunningTrigger { plan: plan.clone(), trigger });
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_event_source(&mut self, plan: &EventSourcePlan) -> Result<(), NotNow> {
+        match self.event_sources.get_mut(&plan.name) {
+            Some(running) if running.plan() == plan => {}
+            Some(running) => running.change(plan.clone()).await?,
+            None => {
+                let bus = plan.bus.as_ref().and_then(|bus| self.buses.get(bus));
+                let subscriptions = bus.map(|bus| bus.subscriptions.clone());
+                let started = EventSource::start(plan.clone(), subscriptions, self.site.sources.clone()).await?;
+                self.event_sources.insert(plan.name.clone(), started);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows those who ask how every subscription is that runs here.
+    pub(crate) fn show(&self) {
+        let mut live = BTreeMap::new();
+        for (owner, running) in &self.triggers {
+            for SubscriberStatus { subscriber, lane, ended, .. } in running.trigger.status() {
+                let id = SubscriptionId { owner: owner.clone(), subscriber };
+                live.insert(id, Live { lane, ended });
+            }
+        }
+        for source in self.event_sources.values() {
+            if let (Some(plan), Some(progress)) = (&source.plan().sink, source.sink()) {
+                live.insert(plan.id.clone(), Live { lane: progress.snapshot(), ended: None });
+            }
+        }
+        self.site.board.show(live);
+    }
+
+    /// Why this process cannot go on beside another one on a bus; `None` while it can.
+    pub(crate) fn turned_away(&self) -> Option<Refused> {
+        self.buses.iter().find_map(|(name, bus)| {
+            let cause = bus.subscriptions.refused().borrow().as_deref()?.to_owned();
+            Some(Refused { part: format!("bus {}", label(name)), cause })
+        })
+    }
+
+    /// How every part is doing.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let mut parts = Vec::new();
+        for (name, bus) in &self.buses {
+            let waits = match &*bus.bus().health().borrow() {
+                Health::Up => None,
+                Health::Connecting(what) => Some(format!("connecting: {what}")),
+                Health::Down(why) => Some(format!("down: {why}")),
+                Health::Full(what) => Some(match &*bus.subscriptions.holder().borrow() {
+                    Some(holder) => format!("full: {what}; subscription {} holds the most", holder.subscription),
+                    None => format!("full: {what}"),
+                }),
+            };
+            let waits = bus.subscriptions.refused().borrow().as_deref().map(str::to_owned).or(waits);
+            parts.push(Part::new("bus", label(name), waits));
+        }
+        for source in self.event_sources.values() {
+            for (plan, status) in source.sources() {
+                let waits = match status {
+                    Status::Up => None,
+                    Status::Connecting(what) => Some(format!("connecting: {what}")),
+                    Status::Down(why) => Some(format!("down: {why}")),
+                };
+                let name = format!("{}/{}", plan.origin.event_source, plan.origin.event);
+                parts.push(Part::new("source", name, waits));
+            }
+            if let Some(sink) = source.sink() {
+                let name = source.plan().name.to_string();
+                let waits = sink.waits_for();
+                let subscribers = [(SINK.to_owned(), sink.allotment())].into();
+                parts.push(Part { subscribers, ..Part::new("sink", name, waits) });
+            }
+        }
+        for (name, RunningTrigger { trigger, .. }) in &self.triggers {
+            let status = trigger.status().into_iter();
+            let subscribers = status.map(|status| (status.subscriber.to_string(), status.allotment)).collect();
+            parts.push(Part { subscribers, ..Part::new("trigger", name.to_string(), trigger.waits_for()) });
+        }
+        for Waiting { kind, name, cause } in &self.waiting {
+            let (NotNow::Away(cause) | NotNow::Refused(cause)) = cause;
+            parts.push(Part::new(kind, name.to_string(), Some(cause.clone())));
+        }
+        for (name, function) in &self.functions {
+            let waits = match &function.handle.status().borrow().state {
+                function::State::Ready { .. } => None,
+                function::State::Starting { why } => Some(format!("starting: {why}")),
+                function::State::Failed { cause } => Some(format!("failed: {cause}")),
+                function::State::Stopped => Some("stopped".to_owned()),
+            };
+            parts.push(Part::new("function", name.to_string(), waits));
+        }
+        Readiness { parts }
+    }
+
+    /// Ends all of it in order, by `deadline`.
+    pub(crate) async fn stop(&mut self, deadline: Instant) {
+        let sources = std::mem::take(&mut self.event_sources).into_values();
+        let listeners = self.site.sources.listeners.close(deadline.saturating_duration_since(Instant::now()));
+        // Requests that are under way are answered as they settle, which takes both.
+        tokio::join!(futures_util::future::join_all(sources.map(|source| source.stop(deadline))), listeners);
+        let triggers = std::mem::take(&mut self.triggers).into_values();
+        let jobs = std::mem::take(&mut self.jobs).into_values();
+        tokio::join!(
+            futures_util::future::join_all(triggers.map(|running| running.trigger.stop(deadline))),
+            futures_util::future::join_all(jobs.map(|jobs| jobs.stop(deadline))),
+        );
+        let functions = std::mem::take(&mut self.functions).into_values();
+        futures_util::future::join_all(functions.map(|function| function.stop(deadline))).await;
+        for bus in std::mem::take(&mut self.buses).into_values() {
+            bus.close().await;
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl RunningFunction {
+    async fn stop(self, deadline: Instant) {
+        self.handle.stop(deadline);
+        let mut task = self.task;
+        if timeout_at(deadline, &mut task).await.is_err() {
+            task.abort();
+        }
+    }
+}
+
+impl From<BusError> for NotNow {
+    fn from(error: BusError) -> Self {
+        match error {
+            BusError::Unavailable(cause) => Self::Away(cause.to_string()),
+            error => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl From<SinkError> for NotNow {
+    fn from(error: SinkError) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+impl From<StartError> for NotNow {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Bus(error) => error.into(),
+            StartError::Sink(error) => error.into(),
+        }
+    }
+}

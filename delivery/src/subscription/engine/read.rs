@@ -1,0 +1,188 @@
+//! What is read and judged, and what the log has lost.
+
+use std::task::Context;
+
+use evoke_api::limits;
+use evoke_eventbus::bus::Position;
+use evoke_eventbus::subscription::feed::{Gone, Slice};
+use evoke_eventbus::subscription::ledger::Millis;
+
+use super::{Closed, Engine, Judged};
+use crate::subscription::Verdict;
+use crate::subscription::flight::{Flight, Place};
+use crate::subscription::intake::Next;
+use crate::subscription::shelf::detached;
+
+/// Events judged in one step, so that what landed meanwhile is not kept waiting.
+const JUDGED_PER_STEP: usize = 1024;
+/// A slice of which less than this share matches is not kept alive by its events under way.
+const SPARSE: usize = 8;
+/// Why events are lost that were never read.
+const DELETED: &str = "the bus deleted them before they were read";
+
+impl Engine {
+    /// Forgets events that are put aside and gone from the bus, and counts them with `unread` others.
+    pub(super) fn lose(&mut self, input: usize, places: &[Place], unread: u64, cause: &str) {
+        if let Some(recent) = self.recent.as_mut().filter(|_| !places.is_empty()) {
+            // Of what is lost it is not known what it was: a repeat of it must be delivered.
+            recent.clear();
+        }
+        for place in places {
+            let Some(open) = self.shelf.remove(*place) else { continue };
+            self.changes.push((*place, None));
+            self.settled += 1;
+            if let Some(next) = self.order.forget(open.key, *place) {
+                self.shelf.release(next);
+            }
+        }
+        let events = places.len() as u64 + unread;
+        if events > 0
+            && let Some(partition) = self.partitions.get(input)
+        {
+            self.subscriptions.count_dropped(&self.route.counted_as, partition, events, cause);
+        }
+    }
+
+    /// Reads and judges as long as there is room.
+    pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, Closed> {
+        let mut left = JUDGED_PER_STEP;
+        while left > 0 && self.room() > 0 && !self.check_stalled() && !self.has_queue() {
+            match self.intake.next(cx) {
+                Next::Pending => return Ok(left < JUDGED_PER_STEP),
+                Next::Passed { input, upto, lost } => {
+                    self.lose(input, &[], lost, DELETED);
+                    self.note(input, upto, 0, Millis(0));
+                }
+                Next::Lost { input, events } => self.lose(input, &[], events, DELETED),
+                Next::Gone { gone: Gone::Closed, .. } => return Err(Closed),
+                Next::Gone { input, gone } => self.gone(input, gone),
+                Next::Records { .. } if !self.pace.permits(self.now) => return Ok(left < JUDGED_PER_STEP),
+                Next::Records { input, topic, records } => {
+                    let records = records.part(0, left);
+                    let judged = self.judge(input, topic, &records, cx);
+                    let seen = records.records().get(judged - 1).map_or(Millis(0), |record| record.appended.into());
+                    if let Some(upto) = self.intake.take(input, judged) {
+                        self.note(input, upto, judged as u64, seen);
+                    }
+                    left = left.saturating_sub(judged - 1);
+                }
+            }
+            left -= 1;
+        }
+        Ok(left < JUDGED_PER_STEP)
+    }
+
+    /// Judges records until one finds no room; says how many, at least one.
+    fn judge(&mut self, input: usize, topic: usize, records: &Slice, cx: &mut Context<'_>) -> usize {
+        let mut matched = 0;
+        for (index, record) in records.records().iter().enumerate() {
+            match self.selector.select(topic, record) {
+                Verdict::Match if self.recent.as_mut().is_some_and(|recent| recent.repeats(input, record)) => {
+                    matched += 1;
+                    self.metrics.duplicates.inc();
+                }
+                Verdict::Match => {
+                    matched += 1;
+                    let place = Place { input, at: record.at };
+                    let is_sparse = index >= 64 && matched * SPARSE < index;
+                    let event = if is_sparse { detached(&record.event) } else { record.event.clone() };
+                    let event = self.prepared(event);
+                    let key = self.order.key(&event);
+                    let flight = Flight::new(place, event, key, self.now);
+                    if self.order.enter(key, place) {
+                        self.launch(flight, cx);
+                    } else {
+                        self.changes.push((place, Some(flight.open)));
+                        self.settled += 1;
+                        self.shelf.behind(flight);
+                    }
+                    if self.room() == 0
+                        || self.shelf.len() >= self.parked
+                        || self.has_queue()
+                        || !self.pace.is_open(self.now)
+                    {
+                        self.matched(matched);
+                        return index + 1;
+                    }
+                }
+                Verdict::NoMatch => self.metrics.not_matched.inc(),
+                Verdict::Waiting => self.metrics.waiting.inc(),
+                Verdict::Error(cause) => {
+                    self.metrics.errors.inc();
+                    let id = record.event.id();
+                    tracing::debug!(target: "evoke::decision", subscriber = %self.route.id, id, cause, "no match");
+                }
+            }
+        }
+        self.matched(matched);
+        records.records().len()
+    }
+
+    fn matched(&mut self, count: usize) {
+        self.metrics.matched.inc_by(count as u64);
+        self.counts.matched += count as u64;
+    }
+
+    pub(super) fn note(&mut self, input: usize, upto: Position, count: u64, seen: Millis) {
+        self.counts.read += count;
+        if let Some(judged) = self.judged.get_mut(input) {
+            *judged = Judged { upto, count: judged.count + count, seen: judged.seen.max(seen) };
+        }
+    }
+
+    /// The log does not have an input's place any more.
+    fn gone(&mut self, input: usize, gone: Gone) {
+        self.record();
+        let (to, unread, cause) = match gone {
+            Gone::Trimmed { first } => (first, true, "the bus gave them up before they were read"),
+            Gone::Ahead { end } => (end, false, "the bus has lost the end of its log"),
+            Gone::Closed => return,
+        };
+        let is_lost = |place: Place| if unread { place.at < to } else { place.at >= to };
+        let lost = self.shelf.places(input, is_lost);
+        let mut skipped = 0;
+        self.book.update(|pages| {
+            if let Some(ledger) = pages.change(input) {
+                let upto = ledger.upto();
+                let lost = if unread { ledger.trimmed(to) } else { ledger.ahead(to) };
+                skipped = u64::try_from(lost.unread).unwrap_or(u64::MAX);
+                tracing::warn!(subscriber = %self.route.id, from = %upto, %to, "the position moves to where the log is: {cause}");
+            }
+            0
+        });
+        self.lose(input, &lost, skipped, cause);
+        if let Some(recent) = &mut self.recent {
+            recent.clear();
+        }
+        if !unread {
+            if self.flights.is_empty() && self.again.is_none() {
+                self.losses.clear();
+            }
+            self.losses.push((input, to));
+        }
+        self.intake.seek(input, to);
+    }
+
+    /// True if enough events wait for others of their key. While one of these waits for a retry itself, its key must not hold up the
+    /// others, and more is read.
+    fn has_queue(&self) -> bool {
+        let enough = limits::QUEUED_EVENTS.max(4 * self.route.policy.max_in_flight);
+        self.shelf.next_due().is_none() && self.shelf.len() >= enough
+    }
+
+    fn check_stalled(&mut self) -> bool {
+        let parked = self.shelf.len();
+        let limit = if self.stalled { self.parked - self.parked / 10 } else { self.parked };
+        let stalled = parked >= limit;
+        if stalled != self.stalled {
+            self.stalled = stalled;
+            let subscriber = &self.route.id;
+            if stalled {
+                tracing::warn!(%subscriber, parked, "too many events wait for a retry: nothing more is read until some are finished");
+            } else {
+                tracing::info!(%subscriber, parked, "reads again");
+            }
+        }
+        stalled
+    }
+}

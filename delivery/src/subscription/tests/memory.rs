@@ -1,0 +1,363 @@
+//! The smallest bus that keeps the contract: everything in memory, every call at once, time from tokio's clock so that it can be
+//! paused.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use evoke_eventbus::bus::*;
+use evoke_eventbus::event::Event;
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct MemoryBus {
+    logs: Mutex<HashMap<Partition, Arc<Log>>>,
+    state: Mutex<State>,
+    /// Stores wait while this is true.
+    pub(super) frozen: watch::Sender<bool>,
+    /// How long a store takes.
+    pub(super) store_takes: Mutex<Duration>,
+    pub(super) refuses_publish: AtomicBool,
+    start: (Instant, SystemTime),
+    health: watch::Sender<Health>,
+    limit: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: BTreeMap<String, (bytes::Bytes, u64)>,
+    /// Of all keys, so that none comes again when a key is deleted and made anew.
+    last_revision: u64,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    inner: Mutex<(u64, Vec<Record>)>,
+    grown: watch::Sender<()>,
+}
+
+impl MemoryBus {
+    pub(super) fn new() -> Arc<Self> {
+        Self::with_limit(1 << 20)
+    }
+
+    pub(super) fn with_limit(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            logs: Mutex::default(),
+            state: Mutex::default(),
+            frozen: watch::Sender::new(false),
+            store_takes: Mutex::default(),
+            refuses_publish: AtomicBool::new(false),
+            start: (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)),
+            health: watch::Sender::new(Health::Up),
+            limit,
+        })
+    }
+
+    pub(super) fn now(&self) -> SystemTime {
+        self.start.1 + self.start.0.elapsed()
+    }
+
+    fn log(&self, partition: &Partition) -> Result<Arc<Log>, BusError> {
+        self.logs.lock().get(partition).cloned().ok_or_else(|| BusError::NoTopic(partition.topic.clone()))
+    }
+
+    pub(super) fn append(&self, partition: &Partition, events: Vec<Event>) -> Vec<Result<Position, PublishError>> {
+        let log = self.log(partition).unwrap();
+        let mut inner = log.inner.lock();
+        let appended = self.now();
+        let results = events
+            .into_iter()
+            .map(|event| {
+                let bytes = event.encoded_len();
+                if bytes > self.limit {
+                    return Err(PublishError::TooLarge { bytes, limit: self.limit });
+                }
+                let at = Position(u128::from(inner.0) + inner.1.len() as u128);
+                inner.1.push(Record { at, appended, event });
+                Ok(at)
+            })
+            .collect();
+        log.grown.send_replace(());
+        results
+    }
+
+    /// Everything in a partition.
+    pub(super) fn events(&self, partition: &Partition) -> Vec<Event> {
+        self.log(partition).unwrap().inner.lock().1.iter().map(|record| record.event.clone()).collect()
+    }
+
+    /// The log loses its end.
+    pub(super) fn cut(&self, partition: &Partition, keep: usize) {
+        self.log(partition).unwrap().inner.lock().1.truncate(keep);
+    }
+
+    fn mark(&self, partition: &Partition, from: From) -> Result<Mark, BusError> {
+        let log = self.log(partition)?;
+        let (base, records) = &*log.inner.lock();
+        let (first, end) = (u128::from(*base), u128::from(*base) + records.len() as u128);
+        let at = match from {
+            From::First => first,
+            From::Next => end,
+            From::At(at) => at.0,
+            From::Time(time) => first + records.partition_point(|record| record.appended < time) as u128,
+        };
+        let ahead = end.saturating_sub(at.max(first)) as u64;
+        Ok(Mark { at: Position(at), first: Position(first), end: Position(end), ahead, exact: true })
+    }
+}
+
+struct MemoryReader {
+    log: Arc<Log>,
+    at: u128,
+}
+
+impl Reader for MemoryReader {
+    fn next(&mut self, max_bytes: usize) -> Fut<'_, Batch> {
+        async move {
+            let mut grown = self.log.grown.subscribe();
+            loop {
+                grown.borrow_and_update();
+                {
+                    let (base, records) = &*self.log.inner.lock();
+                    let base = u128::from(*base);
+                    if self.at < base {
+                        return Err(BusError::Trimmed { first: Position(base) });
+                    }
+                    let end = base + records.len() as u128;
+                    if self.at > end {
+                        return Err(BusError::Ahead { end: Position(end) });
+                    }
+                    let mut bytes = 0;
+                    let rest = &records[(self.at - base) as usize..];
+                    let fits = |record: &&Record| {
+                        bytes += record.event.encoded_len();
+                        bytes <= max_bytes || bytes == record.event.encoded_len()
+                    };
+                    let records: Vec<_> = rest.iter().take_while(fits).cloned().collect();
+                    if !records.is_empty() {
+                        self.at += records.len() as u128;
+                        let bytes = records.iter().map(|record| record.event.encoded_len()).sum();
+                        return Ok(Batch { records, bytes, next: Position(self.at), ..Batch::default() });
+                    }
+                }
+                grown.changed().await.map_err(|_| BusError::Closed)?;
+            }
+        }
+        .boxed()
+    }
+}
+
+impl EventBus for MemoryBus {
+    fn declare<'a>(&'a self, topic: &'a TopicSpec) -> Fut<'a, Topic> {
+        async move {
+            let mut logs = self.logs.lock();
+            for index in 0..topic.partitions {
+                logs.entry(Partition { topic: topic.name.clone(), index }).or_default();
+            }
+            let partitions = logs.keys().filter(|partition| partition.topic == topic.name).count() as u16;
+            Ok(Topic { partitions, drift: Vec::new() })
+        }
+        .boxed()
+    }
+
+    fn publish<'a>(&'a self, to: &'a Partition, events: Vec<Event>) -> Fut<'a, Receipt> {
+        async move {
+            if self.refuses_publish.load(Ordering::Relaxed) {
+                return Err(BusError::Unavailable("no room".into()));
+            }
+            self.log(to)?;
+            let results = self.append(to, events);
+            Ok(async move { results }.boxed() as Receipt)
+        }
+        .boxed()
+    }
+
+    fn read<'a>(&'a self, partition: &'a Partition, from: From, _prefetch: usize) -> Fut<'a, Box<dyn Reader>> {
+        async move {
+            let mark = self.mark(partition, from)?;
+            if mark.at < mark.first {
+                return Err(BusError::Trimmed { first: mark.first });
+            }
+            if mark.at > mark.end {
+                return Err(BusError::Ahead { end: mark.end });
+            }
+            Ok(Box::new(MemoryReader { log: self.log(partition)?, at: mark.at.0 }) as Box<dyn Reader>)
+        }
+        .boxed()
+    }
+
+    fn locate<'a>(&'a self, at: &'a [(Partition, From)]) -> Fut<'a, Vec<Mark>> {
+        async move { at.iter().map(|(partition, from)| self.mark(partition, *from)).collect() }.boxed()
+    }
+
+    fn trim<'a>(&'a self, partition: &'a Partition, before: Position) -> Fut<'a, ()> {
+        async move {
+            let log = self.log(partition)?;
+            let (base, records) = &mut *log.inner.lock();
+            let gone = (before.0 as u64).saturating_sub(*base).min(records.len() as u64);
+            records.drain(..gone as usize);
+            *base += gone;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn load<'a>(&'a self, prefix: &'a str) -> Fut<'a, Vec<Entry>> {
+        async move {
+            let state = self.state.lock();
+            let under = state.entries.iter().filter(|(key, _)| key.starts_with(prefix));
+            let entry = |(key, (value, revision)): (&String, &(bytes::Bytes, u64))| Entry {
+                key: key.clone(),
+                value: value.clone(),
+                revision: *revision,
+            };
+            Ok(under.map(entry).collect())
+        }
+        .boxed()
+    }
+
+    fn store(&self, puts: Vec<Put>) -> Fut<'_, Vec<Option<u64>>> {
+        async move {
+            let takes = *self.store_takes.lock();
+            if takes > Duration::ZERO {
+                tokio::time::sleep(takes).await;
+            }
+            let mut frozen = self.frozen.subscribe();
+            _ = frozen.wait_for(|frozen| !*frozen).await;
+            let mut state = self.state.lock();
+            let mut put = |put: Put| {
+                let revision = state.entries.get(&put.key).map(|(_, revision)| *revision);
+                let holds = match put.expect {
+                    Expect::Any => true,
+                    Expect::Absent => revision.is_none(),
+                    Expect::Revision(expected) => revision == Some(expected),
+                };
+                if !holds {
+                    return None;
+                }
+                state.last_revision += 1;
+                let next = state.last_revision;
+                match put.value {
+                    Some(value) => state.entries.insert(put.key, (value, next)),
+                    None => state.entries.remove(&put.key),
+                };
+                Some(next)
+            };
+            Ok(puts.into_iter().map(&mut put).collect())
+        }
+        .boxed()
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    fn stored_bytes<'a>(&'a self, _partition: &'a Partition) -> Fut<'a, Option<u64>> {
+        async move { Ok(None) }.boxed()
+    }
+
+    fn max_event_bytes(&self) -> usize {
+        self.limit
+    }
+
+    fn max_value_bytes(&self) -> usize {
+        evoke_api::limits::STATE_VALUE_BYTES
+    }
+
+    fn close(&self) -> Fut<'_, ()> {
+        async move { Ok(()) }.boxed()
+    }
+}
+
+/// A process's connection to the bus. Once it is cut, nothing of what was asked happens any more.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) bus: Arc<MemoryBus>,
+    pub(super) cut: tokio_util::sync::CancellationToken,
+    /// While this is true, questions are lost, and answers are late. What is being read already goes on.
+    pub(super) stalled: watch::Sender<bool>,
+}
+
+impl Link {
+    pub(super) fn new(bus: &Arc<MemoryBus>, cut: &tokio_util::sync::CancellationToken) -> Arc<Self> {
+        Arc::new(Self { bus: Arc::clone(bus), cut: cut.clone(), stalled: watch::Sender::new(false) })
+    }
+
+    async fn passes(&self) {
+        _ = self.stalled.subscribe().wait_for(|stalled| !*stalled).await;
+    }
+
+    fn whole<'a, T: Send + 'a>(&'a self, asked: Fut<'a, T>) -> Fut<'a, T> {
+        async move {
+            let whole = async {
+                if *self.stalled.borrow() {
+                    self.passes().await;
+                    return Err(BusError::Unavailable("the question was lost".into()));
+                }
+                let answer = asked.await;
+                self.passes().await;
+                answer
+            };
+            match self.cut.run_until_cancelled(whole).await {
+                Some(answer) => answer,
+                None => std::future::pending().await,
+            }
+        }
+        .boxed()
+    }
+}
+
+impl EventBus for Link {
+    fn declare<'a>(&'a self, topic: &'a TopicSpec) -> Fut<'a, Topic> {
+        self.whole(self.bus.declare(topic))
+    }
+
+    fn publish<'a>(&'a self, to: &'a Partition, events: Vec<Event>) -> Fut<'a, Receipt> {
+        self.whole(self.bus.publish(to, events))
+    }
+
+    fn read<'a>(&'a self, partition: &'a Partition, from: From, prefetch: usize) -> Fut<'a, Box<dyn Reader>> {
+        self.whole(self.bus.read(partition, from, prefetch))
+    }
+
+    fn locate<'a>(&'a self, at: &'a [(Partition, From)]) -> Fut<'a, Vec<Mark>> {
+        self.whole(self.bus.locate(at))
+    }
+
+    fn trim<'a>(&'a self, partition: &'a Partition, before: Position) -> Fut<'a, ()> {
+        self.whole(self.bus.trim(partition, before))
+    }
+
+    fn load<'a>(&'a self, prefix: &'a str) -> Fut<'a, Vec<Entry>> {
+        self.whole(self.bus.load(prefix))
+    }
+
+    fn store(&self, puts: Vec<Put>) -> Fut<'_, Vec<Option<u64>>> {
+        self.whole(self.bus.store(puts))
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.bus.health()
+    }
+
+    fn stored_bytes<'a>(&'a self, partition: &'a Partition) -> Fut<'a, Option<u64>> {
+        self.bus.stored_bytes(partition)
+    }
+
+    fn max_event_bytes(&self) -> usize {
+        self.bus.max_event_bytes()
+    }
+
+    fn max_value_bytes(&self) -> usize {
+        self.bus.max_value_bytes()
+    }
+
+    fn close(&self) -> Fut<'_, ()> {
+        self.bus.close()
+    }
+}

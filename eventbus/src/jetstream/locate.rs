@@ -1,0 +1,236 @@
+//! Start, end, times and positions of a topic's partitions, as marks. The sequences of a stream are those of all its partitions, so
+//! what lies between two of them is counted by JetStream, not subtracted.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::core::Core;
+use super::error::{ApiError, Refusal};
+use super::stream::{self, Info};
+use super::topic::Topic;
+use crate::bus::{BusError, From, Mark, Partition, Position};
+
+/// What a stream's log spans, for one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    /// The first sequence that is kept.
+    pub(super) first: u64,
+    /// The sequence that the next message gets.
+    pub(super) end: u64,
+}
+
+impl Span {
+    pub(super) fn of(info: &Info, topic: &Topic, partition: u16) -> Self {
+        let end = info.state.last_seq + 1;
+        Self { first: info.state.first_seq.max(1).max(topic.cut(partition)).min(end), end }
+    }
+
+    /// Whether a position can be read from.
+    pub(super) fn check(self, at: u64) -> Result<u64, BusError> {
+        if at > self.end {
+            return Err(BusError::Ahead { end: Position(self.end.into()) });
+        }
+        // No message has sequence 0.
+        if at.max(1) < self.first {
+            return Err(BusError::Trimmed { first: Position(self.first.into()) });
+        }
+        Ok(at.max(1))
+    }
+}
+
+/// A position that a stream can have.
+pub(super) fn sequence(position: Position) -> u64 {
+    u64::try_from(position.0).unwrap_or(u64::MAX)
+}
+
+/// A topic's stream, asked for now, with the cuts that other processes made known to this one.
+pub(super) async fn look(core: &Core, topic: &Topic, partition: u16) -> Result<Info, BusError> {
+    let info = info(core, topic).await?;
+    if !core.agrees(topic, &info) {
+        let text = format!("the stream {} has another number of partitions by now", topic.stream);
+        return Err(BusError::Unavailable(text.into()));
+    }
+    topic.learn(&info.config);
+    let cut = core.bucket.trimmed(&topic.stream, &info.created, partition).await?;
+    topic.set_cut(partition, &info.created, cut);
+    Ok(info)
+}
+
+/// The same without the cuts.
+pub(super) async fn info(core: &Core, topic: &Topic) -> Result<Info, BusError> {
+    let info = stream::info(&core.wire, &topic.stream).await?;
+    info.ok_or_else(|| BusError::Unavailable(format!("the stream {} is gone", topic.stream).into()))
+}
+
+pub(super) async fn locate(core: &Core, asked: &[(Partition, From)]) -> Result<Vec<Mark>, BusError> {
+    core.open()?;
+    let mut marks = vec![None; asked.len()];
+    let mut by_partition: BTreeMap<&Partition, Vec<(usize, From)>> = BTreeMap::new();
+    for (place, (partition, from)) in asked.iter().enumerate() {
+        by_partition.entry(partition).or_default().push((place, *from));
+    }
+    for (partition, asked) in by_partition {
+        let topic = core.partition(partition).await?;
+        let counter = Counter { core, topic: &topic, partition: partition.index };
+        for (place, mark) in counter.marks(&asked).await? {
+            if let Some(slot) = marks.get_mut(place) {
+                *slot = Some(mark);
+            }
+        }
+    }
+    let found: Option<Vec<Mark>> = marks.into_iter().collect();
+    found.ok_or_else(|| BusError::Unavailable("JetStream located only some of what was asked for".into()))
+}
+
+/// Counts in one partition.
+struct Counter<'a> {
+    core: &'a Core,
+    topic: &'a Topic,
+    partition: u16,
+}
+
+/// A consumer that was made to count, and was never read from.
+#[derive(Deserialize)]
+struct Counted {
+    num_pending: u64,
+    delivered: Delivered,
+}
+
+#[derive(Deserialize)]
+struct Delivered {
+    stream_seq: u64,
+}
+
+impl Counter<'_> {
+    async fn marks(&self, asked: &[(usize, From)]) -> Result<Vec<(usize, Mark)>, BusError> {
+        let info = look(self.core, self.topic, self.partition).await?;
+        let Span { first, end } = Span::of(&info, self.topic, self.partition);
+        let mut places = Vec::with_capacity(asked.len());
+        for (place, from) in asked {
+            let at = match from {
+                From::First => first,
+                From::Next => end,
+                From::At(position) => sequence(*position),
+                From::Time(time) => self.since(*time).await?.clamp(first, end),
+            };
+            places.push((*place, at));
+        }
+        let counts = self.counts(places.iter().map(|(_, at)| *at), first, end, info.config.num_replicas > 1).await?;
+        let mark = |at: u64| Mark {
+            at: Position(at.into()),
+            first: Position(first.into()),
+            end: Position(end.into()),
+            ahead: counts.get(&at).copied().unwrap_or_default(),
+            exact: true,
+        };
+        Ok(places.into_iter().map(|(place, at)| (place, mark(at))).collect())
+    }
+
+    /// How many events lie from each of these positions on: the same number for two of them only if there is none in between.
+    async fn counts(
+        &self,
+        at: impl Iterator<Item = u64>,
+        first: u64,
+        end: u64,
+        replicated: bool,
+    ) -> Result<BTreeMap<u64, u64>, BusError> {
+        let mut counts: BTreeMap<u64, u64> = at.map(|at| (at, 0)).collect();
+        // The next message at or after the position counted last, and the count.
+        let (mut next, mut ahead) = (end, 0);
+        for (at, count) in counts.iter_mut().rev() {
+            if *at >= end {
+                continue;
+            }
+            let from = (*at).max(first);
+            // What counts may be a server that is behind; the leader says what is there.
+            let found = if replicated { self.next(from).await?.unwrap_or(end) } else { from };
+            if !replicated || found < next {
+                let counted = self.count(json!({"deliver_policy": "by_start_sequence", "opt_start_seq": from})).await?;
+                ahead = if replicated { counted.num_pending.max(ahead + 1) } else { counted.num_pending.max(ahead) };
+            }
+            next = found;
+            *count = ahead;
+        }
+        Ok(counts)
+    }
+
+    /// The first message of the partition at or after a sequence.
+    pub(super) async fn next(&self, from: u64) -> Result<Option<u64>, ApiError> {
+        next_message(self.core, self.topic, self.partition, from).await
+    }
+
+    /// The first sequence that was stored at a time or later.
+    async fn since(&self, time: SystemTime) -> Result<u64, BusError> {
+        let time = chrono::DateTime::<chrono::Utc>::from(time).to_rfc3339();
+        let counted = self.count(json!({"deliver_policy": "by_start_time", "opt_start_time": time})).await?;
+        Ok(counted.delivered.stream_seq + 1)
+    }
+
+    async fn count(&self, start: serde_json::Value) -> Result<Counted, BusError> {
+        let name = consumer_name();
+        let counted = make_consumer::<Counted>(self.core, self.topic, self.partition, &name, start).await?;
+        let delete = format!("CONSUMER.DELETE.{}.{name}", self.topic.stream);
+        // One that stays ends by itself.
+        if let Err(error) = self.core.wire.api::<serde_json::Value>(&delete, &json!({})).await {
+            tracing::debug!(%error, "a consumer that counted was not deleted");
+        }
+        Ok(counted)
+    }
+}
+
+/// The first message of a partition at or after a sequence, as the stream's leader knows it.
+pub(super) async fn next_message(
+    core: &Core,
+    topic: &Topic,
+    partition: u16,
+    from: u64,
+) -> Result<Option<u64>, ApiError> {
+    #[derive(Deserialize)]
+    struct Got {
+        message: Message,
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        seq: u64,
+    }
+    let body = json!({"seq": from, "next_by_subj": topic.subject(partition).as_str()});
+    match core.wire.api::<Got>(&format!("STREAM.MSG.GET.{}", topic.stream), &body).await {
+        Ok(got) => Ok(Some(got.message.seq)),
+        Err(error) if error.is(Refusal::NO_MESSAGE) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A name that no other consumer has.
+pub(super) fn consumer_name() -> String {
+    format!("evoke-{}", uuid::Uuid::now_v7().simple())
+}
+
+/// Makes a consumer that nobody acknowledges to and that is forgotten when nobody uses it.
+pub(super) async fn make_consumer<T: serde::de::DeserializeOwned>(
+    core: &Core,
+    topic: &Topic,
+    partition: u16,
+    name: &str,
+    start: serde_json::Value,
+) -> Result<T, ApiError> {
+    let subject = topic.subject(partition).as_str();
+    let mut config = json!({
+        "name": name,
+        "description": "evoke reads or counts",
+        "ack_policy": "none",
+        "filter_subject": subject,
+        "mem_storage": true,
+        "num_replicas": 1,
+        "inactive_threshold": 60_000_000_000_u64,
+        "max_waiting": 16,
+    });
+    if let (Some(config), serde_json::Value::Object(start)) = (config.as_object_mut(), start) {
+        config.extend(start);
+    }
+    let body = json!({"stream_name": topic.stream, "config": config});
+    core.wire.api(&format!("CONSUMER.CREATE.{}.{name}.{subject}", topic.stream), &body).await
+}

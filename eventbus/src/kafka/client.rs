@@ -1,0 +1,154 @@
+//! The clients of a bus: their settings, and what they say.
+
+use std::sync::Arc;
+
+use evoke_connect::kafka::Brokers;
+use evoke_connect::kafka::words::shorten;
+use parking_lot::Mutex;
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use tokio::sync::Notify;
+
+/// A consumer whose errors are noted.
+pub(super) type Consumer = BaseConsumer<Ears>;
+
+/// A batch on the wire. Small enough that a reader which may hold little holds little: Kafka gives out whole batches.
+pub(super) const BATCH_BYTES: usize = 256 << 10;
+/// What a record may be larger than an event as encoded.
+pub(super) const RECORD_OVERHEAD: usize = 64 << 10;
+
+/// What the clients of a bus said last of the brokers.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    cause: Mutex<Option<String>>,
+    /// Something went wrong.
+    pub(super) heard: Notify,
+}
+
+impl Told {
+    /// What went wrong last since the brokers were last found well.
+    pub(super) fn cause(&self) -> Option<String> {
+        self.cause.lock().clone()
+    }
+
+    /// The brokers are well.
+    pub(super) fn clear(&self) {
+        *self.cause.lock() = None;
+    }
+
+    pub(super) fn hear(&self, error: &KafkaError, reason: &str) {
+        // That all brokers are down says less than what went wrong before.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *self.cause.lock() = Some(shorten(reason));
+        }
+        self.heard.notify_one();
+    }
+}
+
+/// Takes in what a client says.
+#[derive(Clone, Debug)]
+pub(super) struct Ears(pub(super) Arc<Told>);
+
+/// What the client logs; whatever matters of it comes as an error too.
+pub(super) fn log(level: RDKafkaLogLevel, fac: &str, message: &str) {
+    tracing::debug!(target: "librdkafka", ?level, fac, "{message}");
+}
+
+impl ClientContext for Ears {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        log(level, fac, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
+        self.0.hear(&error, reason);
+    }
+}
+
+impl ConsumerContext for Ears {
+    fn rebalance(
+        &self,
+        _: &BaseConsumer<Self>,
+        _: RDKafkaRespErr,
+        _: &mut rdkafka::topic_partition_list::TopicPartitionList,
+    ) {
+        // Nothing is subscribed to, so there is no group that could be balanced.
+    }
+}
+
+fn common(brokers: &Brokers, name: &str) -> ClientConfig {
+    let mut config = brokers.config();
+    config
+        .set("client.id", format!("evoke-bus-{name}"))
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("topic.metadata.refresh.interval.ms", "30000");
+    config
+}
+
+/// The settings of the client that asks for topics and offsets.
+pub(super) fn asking(brokers: &Brokers, name: &str) -> ClientConfig {
+    common(brokers, name)
+}
+
+/// The settings of a client that reads partitions one by one, and holds up to three times `ahead` bytes of each.
+pub(super) fn reading(brokers: &Brokers, name: &str, ahead: usize) -> ClientConfig {
+    let mut config = common(brokers, name);
+    config
+        // The client assigns only with a group, of which nothing is ever asked.
+        .set("group.id", "evoke-bus")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // An offset that is not there is for the reader to judge.
+        .set("auto.offset.reset", "error")
+        // Twice what comes at once: the client asks for more before it has given out all it holds.
+        .set("queued.max.messages.kbytes", (2 * ahead / 1024).max(1).to_string())
+        .set("queued.min.messages", "1000000")
+        .set("fetch.message.max.bytes", ahead.to_string())
+        // A partition that is added, or that holds less again, waits for the request that is under way, which the silence of another
+        // partition may hold up for so long.
+        .set("fetch.wait.max.ms", "10")
+        .set("fetch.queue.backoff.ms", "1")
+        .set("fetch.error.backoff.ms", "100");
+    config
+}
+
+/// The settings of a client that commits offsets for a group without joining it.
+pub(super) fn committing(brokers: &Brokers, name: &str, group: &str) -> ClientConfig {
+    let mut config = common(brokers, name);
+    config
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        // How long a commit waits for the group's coordinator, and then for its answer.
+        .set("session.timeout.ms", "5000")
+        .set("socket.timeout.ms", "5000");
+    config
+}
+
+/// The settings of a client that publishes events of up to `max_bytes`.
+pub(super) fn publishing(brokers: &Brokers, name: &str, max_bytes: usize) -> ClientConfig {
+    let mut config = common(brokers, name);
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        // What was accepted is tried until it is stored: nothing that comes later can overtake it.
+        .set("message.timeout.ms", "0")
+        .set("retry.backoff.ms", "50")
+        .set("retry.backoff.max.ms", "1000")
+        .set("linger.ms", "1")
+        .set("batch.size", BATCH_BYTES.to_string())
+        .set("message.max.bytes", (max_bytes + RECORD_OVERHEAD).max(BATCH_BYTES).to_string())
+        // What may be queued is bounded before it comes here.
+        .set("queue.buffering.max.messages", "10000000")
+        .set("queue.buffering.max.kbytes", "2097151");
+    config
+}
+
+/// The same for topics that may refuse several events in a batch though they take each: one at a time.
+pub(super) fn publishing_singly(brokers: &Brokers, name: &str, max_bytes: usize) -> ClientConfig {
+    let mut config = publishing(brokers, name, max_bytes);
+    config.set("batch.num.messages", "1");
+    config
+}

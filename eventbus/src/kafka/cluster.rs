@@ -1,0 +1,227 @@
+//! What is asked of the brokers: whether they are there, which topics and offsets there are. The client's calls block, and run where
+//! blocking is allowed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use evoke_connect::kafka::Brokers;
+use evoke_connect::kafka::words::text;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use super::client::{self, Consumer, Ears, Told};
+use crate::bus::BusError;
+
+/// How long one question may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Questions that are asked at once.
+const QUESTIONS: usize = 8;
+
+/// One partition as Kafka names it.
+pub(super) type Place = (Arc<str>, i32);
+
+/// The brokers, to be asked.
+pub(super) struct Cluster {
+    asker: Arc<Consumer>,
+    brokers: Brokers,
+    turns: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+/// Where a partition begins and ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) first: i64,
+    pub(super) end: i64,
+}
+
+impl Cluster {
+    pub(super) fn new(
+        brokers: &Brokers,
+        name: &str,
+        told: &Arc<Told>,
+        tasks: &TaskTracker,
+    ) -> Result<Self, KafkaError> {
+        let asker = client::asking(brokers, name).create_with_context(Ears(Arc::clone(told)))?;
+        let (asker, turns) = (Arc::new(asker), Arc::new(Semaphore::new(QUESTIONS)));
+        Ok(Self { asker, brokers: brokers.clone(), turns, tasks: tasks.clone() })
+    }
+
+    /// Takes in what the client has to say.
+    pub(super) fn listen(&self) {
+        while self.asker.poll(Duration::ZERO).is_some() {}
+    }
+
+    /// Runs what waits for the brokers.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Consumer) -> Result<T, BusError> + Send + 'static,
+    ) -> Result<T, BusError> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| BusError::Closed)?;
+        let asker = Arc::clone(&self.asker);
+        let asked = self.tasks.spawn_blocking(move || {
+            let answer = question(&asker);
+            drop(turn);
+            answer
+        });
+        asked.await.unwrap_or(Err(BusError::Closed))
+    }
+
+    /// Whether a broker answers within `patience`, and, where it was `away`, is the one that it should be.
+    ///
+    /// # Errors
+    /// The cause, and whether the client knows one.
+    pub(super) async fn look(
+        &self,
+        topic: &str,
+        patience: Duration,
+        away: bool,
+        told: Arc<Told>,
+    ) -> Result<(), (String, bool)> {
+        let (topic, brokers) = (topic.to_owned(), self.brokers.clone());
+        let looked = self.ask(move |asker| {
+            if away && let Err(cause) = brokers.check_server_name() {
+                return Ok(Err((cause, true)));
+            }
+            if asker.fetch_metadata(Some(&topic), patience).is_ok() {
+                return Ok(Ok(()));
+            }
+            // The reason comes as an event of its own, which only a poll brings.
+            while asker.poll(Duration::ZERO).is_some() {}
+            let told = told.cause();
+            Ok(Err((brokers.unreachable(told.as_deref()), told.is_some())))
+        });
+        looked.await.unwrap_or_else(|error| Err((error.to_string(), false)))
+    }
+
+    /// How many partitions a topic has; `None` if it is not there.
+    pub(super) async fn partitions(&self, topic: &str) -> Result<Option<usize>, BusError> {
+        let topic = topic.to_owned();
+        self.ask(move |asker| {
+            let metadata = asker
+                .fetch_metadata(Some(&topic), ANSWER)
+                .map_err(|e| unavailable("list the partitions", &topic, &e))?;
+            let Some(found) = metadata.topics().first() else { return Ok(None) };
+            match found.error().map(RDKafkaErrorCode::from) {
+                None => {}
+                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
+                Some(RDKafkaErrorCode::TopicAuthorizationFailed) => return Err(forbidden(&topic)),
+                Some(error) => return Err(BusError::Unavailable(format!("topic {topic:?}: {error}").into())),
+            }
+            let led = found.partitions().iter().all(|partition| partition.leader() >= 0);
+            if !led || found.partitions().is_empty() {
+                return Err(BusError::Unavailable(format!("topic {topic:?} has partitions without a leader").into()));
+            }
+            Ok(Some(found.partitions().len()))
+        })
+        .await
+    }
+
+    /// The ends of partitions, in the order asked.
+    pub(super) async fn ends(&self, places: Vec<Place>) -> Result<Vec<Ends>, BusError> {
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask(move |asker| {
+            let at = |offset: Offset| {
+                let asked: Vec<_> = places.iter().map(|place| (place.clone(), offset)).collect();
+                offsets(asker, &asked)
+            };
+            // In this order: what is trimmed in between cannot put the first behind the end.
+            let (first, end) = (at(Offset::Beginning)?, at(Offset::End)?);
+            Ok(first.into_iter().zip(end).map(|(first, end)| Ends { first, end: end.max(first) }).collect())
+        })
+        .await
+    }
+
+    /// The offset of the first record appended at `time` or later, for each partition; `None` where there is none.
+    pub(super) async fn since(&self, asked: Vec<(Place, SystemTime)>) -> Result<Vec<Option<i64>>, BusError> {
+        self.ask(move |asker| {
+            let mut found = vec![None; asked.len()];
+            let mut left: Vec<usize> = (0..asked.len()).collect();
+            // One question names each partition once.
+            while !left.is_empty() {
+                let mut round = BTreeMap::new();
+                left.retain(|index| match asked.get(*index) {
+                    Some((place, time)) => match round.entry(place.clone()) {
+                        std::collections::btree_map::Entry::Vacant(vacant) => {
+                            vacant.insert((*index, *time));
+                            false
+                        }
+                        std::collections::btree_map::Entry::Occupied(_) => true,
+                    },
+                    None => false,
+                });
+                let times: Vec<_> =
+                    round.iter().map(|(place, (_, time))| (place.clone(), Offset::Offset(millis_up(*time)))).collect();
+                for ((index, _), offset) in round.values().zip(offsets(asker, &times)?) {
+                    if let Some(found) = found.get_mut(*index) {
+                        *found = (offset >= 0).then_some(offset);
+                    }
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// A time in milliseconds since 1970, a fraction rounded up.
+fn millis_up(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
+}
+
+/// Asks for one offset a partition: its beginning, its end, or the first at a time in milliseconds; below 0 for none.
+fn offsets(asker: &Consumer, asked: &[(Place, Offset)]) -> Result<Vec<i64>, BusError> {
+    let what = "find offsets";
+    let topic = asked.first().map_or("", |((topic, _), _)| topic);
+    let mut list = TopicPartitionList::with_capacity(asked.len());
+    for ((topic, partition), offset) in asked {
+        list.add_partition_offset(topic, *partition, *offset).map_err(|e| unavailable(what, topic, &e))?;
+    }
+    let list = asker.offsets_for_times(list, ANSWER).map_err(|error| match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition,
+        ) => no_topic(topic),
+        _ => unavailable(what, topic, &error),
+    })?;
+    asked
+        .iter()
+        .map(|((topic, partition), _)| {
+            let found = list.find_partition(topic, *partition).ok_or_else(|| no_topic(topic))?;
+            match found.error().map_err(|error| (error.rdkafka_error_code(), error)) {
+                Ok(()) => {}
+                Err((Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic), _)) => {
+                    return Err(no_topic(topic));
+                }
+                Err((Some(RDKafkaErrorCode::TopicAuthorizationFailed), _)) => return Err(forbidden(topic)),
+                Err((_, error)) => return Err(unavailable(what, topic, &error)),
+            }
+            Ok(found.offset().to_raw().unwrap_or(-1))
+        })
+        .collect()
+}
+
+/// A topic that is not there, by the name that Kafka has it under; who asked puts the bus's own name in its place.
+fn no_topic(topic: &str) -> BusError {
+    BusError::NoTopic(evoke_api::names::TopicName::parse(topic))
+}
+
+fn forbidden(topic: &str) -> BusError {
+    BusError::Broken(
+        format!("the brokers do not let this user use topic {topic:?}: allow it to describe, read and write topics")
+            .into(),
+    )
+}
+
+/// An answer that did not come.
+pub(super) fn unavailable(what: &str, topic: &str, error: &KafkaError) -> BusError {
+    BusError::Unavailable(format!("cannot {what} of topic {topic:?}: {}", text(error)).into())
+}

@@ -1,0 +1,248 @@
+//! Topics: made as they should be, or taken as they are.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use evoke_api::names::TopicName;
+use evoke_connect::kafka::words::text;
+use parking_lot::RwLock;
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::client::{Ears, RECORD_OVERHEAD};
+use super::cluster::{Cluster, Place};
+use crate::bus::{BusError, Topic, TopicSpec};
+use crate::plan::kafka::KafkaPlan;
+
+/// How long the brokers may take to change something.
+const CHANGE: Duration = Duration::from_secs(10);
+/// How often a new topic is looked for until every broker knows it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// What Kafka calls a topic may have at most so many characters.
+const NAME_BYTES: usize = 249;
+
+/// A topic that is declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) partitions: u16,
+    /// The largest batch that it takes, in bytes.
+    pub(super) batch_limit: usize,
+    /// Its records' times are when they were appended.
+    pub(super) append_time: bool,
+    /// Kafka deletes records of it by their keys.
+    pub(super) compacted: bool,
+}
+
+/// The topics of a bus.
+pub(super) struct Topics {
+    admin: AdminClient<Ears>,
+    plan: KafkaPlan,
+    max_event_bytes: usize,
+    known: RwLock<HashMap<TopicName, Known>>,
+    declaring: tokio::sync::Mutex<()>,
+}
+
+impl Topics {
+    pub(super) fn new(admin: AdminClient<Ears>, plan: KafkaPlan, max_event_bytes: usize) -> Self {
+        Self { admin, plan, max_event_bytes, known: RwLock::default(), declaring: tokio::sync::Mutex::default() }
+    }
+
+    pub(super) fn known(&self, topic: &TopicName) -> Option<Known> {
+        self.known.read().get(topic).copied()
+    }
+
+    /// The largest batch that a topic of this bus must take.
+    fn batch_limit(&self) -> usize {
+        self.max_event_bytes + RECORD_OVERHEAD
+    }
+
+    /// Makes the topic, or takes it as it is.
+    pub(super) async fn declare(&self, cluster: &Cluster, spec: &TopicSpec, wire: &str) -> Result<Topic, BusError> {
+        if wire.len() > NAME_BYTES {
+            let text = format!(
+                "topic {wire:?} is longer than the {NAME_BYTES} characters that Kafka allows: shorten its names"
+            );
+            return Err(BusError::Broken(text.into()));
+        }
+        let _one_at_a_time = self.declaring.lock().await;
+        if cluster.partitions(wire).await?.is_none() {
+            let limit = self.batch_limit().max(1 << 20).to_string();
+            let age =
+                self.plan.max_age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)).to_string();
+            let bytes = self.retained_bytes(spec.partitions).to_string();
+            let settings = [
+                ("cleanup.policy", "delete"),
+                ("message.timestamp.type", "LogAppendTime"),
+                ("max.message.bytes", &limit),
+                ("retention.ms", &age),
+                ("retention.bytes", &bytes),
+            ];
+            self.make(cluster, wire, spec.partitions, &settings).await?;
+        }
+        let partitions = cluster.partitions(wire).await?.unwrap_or_default();
+        let partitions = u16::try_from(partitions).unwrap_or(u16::MAX);
+        let mut drift = Vec::new();
+        if partitions != spec.partitions {
+            drift.push(format!(
+                "topic {wire} has {partitions} partitions, not {}: they are used as they are",
+                spec.partitions
+            ));
+        }
+        let mut known = Known { partitions, batch_limit: usize::MAX, append_time: true, compacted: false };
+        self.compare(wire, &mut known, &mut drift).await;
+        let before = self.known.write().insert(spec.name.clone(), known);
+        if let Some(before) = before.filter(|before| before.partitions < partitions) {
+            tracing::warn!(
+                topic = wire,
+                before = before.partitions,
+                partitions,
+                "somebody gave the topic more partitions: they are used, and the order of keys is not kept across the change"
+            );
+        }
+        Ok(Topic { partitions, drift })
+    }
+
+    fn retained_bytes(&self, partitions: u16) -> i64 {
+        let each = self.plan.max_bytes.map(|bytes| bytes / u64::from(partitions.max(1)));
+        each.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
+    }
+
+    /// Makes a topic, and waits until it can be used.
+    pub(super) async fn make(
+        &self,
+        cluster: &Cluster,
+        wire: &str,
+        partitions: u16,
+        settings: &[(&str, &str)],
+    ) -> Result<(), BusError> {
+        let copies = self.plan.replication.map_or(-1, i32::from);
+        let mut topic = NewTopic::new(wire, partitions.into(), TopicReplication::Fixed(copies));
+        topic.config.extend_from_slice(settings);
+        let options = AdminOptions::new().request_timeout(Some(CHANGE)).operation_timeout(Some(CHANGE));
+        let made = self.admin.create_topics([&topic], &options).await;
+        let made =
+            made.map_err(|error| BusError::Unavailable(format!("cannot make topic {wire}: {}", text(&error)).into()))?;
+        match made.into_iter().next() {
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
+            Some(Err((
+                _,
+                code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed),
+            ))) => {
+                let text = format!(
+                    "topic {wire} is not there and cannot be made: {code}; make it, or let this user make topics"
+                );
+                return Err(BusError::Broken(text.into()));
+            }
+            Some(Err((_, code @ RDKafkaErrorCode::InvalidReplicationFactor))) => {
+                let text = format!(
+                    "topic {wire} cannot be made: {code}; the cluster has fewer brokers than `replication` says"
+                );
+                return Err(BusError::Unavailable(text.into()));
+            }
+            Some(Err((_, code))) => {
+                return Err(BusError::Unavailable(format!("topic {wire} cannot be made: {code}").into()));
+            }
+            Some(Ok(_)) | None => tracing::info!(topic = wire, partitions, "made a topic"),
+        }
+        let until = tokio::time::Instant::now() + CHANGE;
+        loop {
+            match cluster.partitions(wire).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) | Err(BusError::Unavailable(_)) if tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Ok(None) => {
+                    return Err(BusError::Unavailable(format!("topic {wire} was made and is not there").into()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A topic's settings; `None` where this user may not see them.
+    async fn described(&self, wire: &str) -> Option<ConfigResource> {
+        let options = AdminOptions::new().request_timeout(Some(CHANGE));
+        let described = self.admin.describe_configs([&ResourceSpecifier::Topic(wire)], &options).await;
+        described.ok()?.into_iter().next()?.ok()
+    }
+
+    /// One of a topic's settings; `None` where this user may not see it.
+    pub(super) async fn setting(&self, wire: &str, name: &str) -> Option<String> {
+        self.described(wire).await?.get(name)?.value.clone()
+    }
+
+    /// Compares a topic's settings with what they should be. Who may not see them takes the topic for what it should be.
+    async fn compare(&self, wire: &str, known: &mut Known, drift: &mut Vec<String>) {
+        let Some(resource) = self.described(wire).await else {
+            tracing::debug!(topic = wire, "the topic's settings cannot be seen");
+            return;
+        };
+        let settings = resource.entry_map();
+        let get = |name: &str| settings.get(name).and_then(|entry| entry.value.as_deref());
+        let number = |name: &str| get(name).and_then(|value| value.parse::<i64>().ok());
+        if get("message.timestamp.type").is_some_and(|kind| kind != "LogAppendTime") {
+            known.append_time = false;
+            drift.push(format!(
+                "topic {wire} keeps the time that publishers give (message.timestamp.type): with a clock that is off, time \
+                 windows and retention are off too; set it to LogAppendTime"
+            ));
+        }
+        if get("cleanup.policy").is_some_and(|policy| policy.contains("compact")) {
+            known.compacted = true;
+            drift.push(format!(
+                "topic {wire} is compacted (cleanup.policy): Kafka deletes events whose key comes again, read or not; set it to delete"
+            ));
+        }
+        if let Some(limit) = number("max.message.bytes").and_then(|limit| usize::try_from(limit).ok()) {
+            known.batch_limit = limit;
+            if limit < self.batch_limit() {
+                drift.push(format!(
+                    "topic {wire} takes {limit} bytes (max.message.bytes), less than events of {} bytes need: larger ones are \
+                     refused; set it to {}",
+                    self.max_event_bytes,
+                    self.batch_limit()
+                ));
+            }
+        }
+        let wanted = self.plan.max_age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        if let Some(age) = number("retention.ms").filter(|age| *age != wanted) {
+            drift.push(format!(
+                "topic {wire} keeps events for {} (retention.ms), not {}: what is not read by then is lost and counted",
+                shown(age, " ms"),
+                shown(wanted, " ms")
+            ));
+        }
+        let wanted = self.retained_bytes(known.partitions);
+        if let Some(bytes) = number("retention.bytes").filter(|bytes| *bytes != wanted) {
+            drift.push(format!(
+                "topic {wire} keeps {} a partition (retention.bytes), not {}",
+                shown(bytes, " bytes"),
+                shown(wanted, " bytes")
+            ));
+        }
+    }
+
+    /// Deletes what lies before an offset, as far as Kafka lets it.
+    pub(super) async fn trim(&self, place: &Place, before: i64) -> Result<(), BusError> {
+        let (topic, partition) = place;
+        let failed = |cause: String| BusError::Unavailable(format!("cannot trim topic {topic}: {cause}").into());
+        let mut list = TopicPartitionList::new();
+        let added = list.add_partition_offset(topic, *partition, Offset::Offset(before));
+        added.map_err(|error| failed(text(&error)))?;
+        let options = AdminOptions::new().request_timeout(Some(CHANGE)).operation_timeout(Some(CHANGE));
+        let done = self.admin.delete_records(&list, &options).await.map_err(|error| failed(text(&error)))?;
+        match done.find_partition(topic, *partition).map(|entry| entry.error()) {
+            Some(Err(error)) => match error.rdkafka_error_code() {
+                // A compacted topic, which keeps what it keeps.
+                Some(RDKafkaErrorCode::PolicyViolation) => Ok(()),
+                _ => Err(failed(text(&error))),
+            },
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+}
+
+fn shown(limit: i64, unit: &str) -> String {
+    if limit < 0 { "everything for ever".to_owned() } else { format!("{limit}{unit}") }
+}

@@ -1,0 +1,253 @@
+//! What one subscriber has finished of one partition: a frontier, and the matched events below it that are still open.
+//!
+//! ```text
+//!   ... finished | open | finished | open | finished | upto -> not evaluated yet ...
+//! ```
+//!
+//! Pure: no clock, no I/O. Retry, restart, move and pause are all this one record.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use evoke_api::names::{ObjectName, SubscriptionId, TopicName};
+
+use crate::bus::{Partition, Position};
+
+mod codec;
+
+/// Every ledger's key in the bus's state starts like this.
+pub const PREFIX: &str = "ledger/";
+
+/// What an open event takes in a ledger, at most, in bytes: 16 of a position that begins with a time before the year 10,000, 3 of up to
+/// a million attempts, 8 of a key, 7 of each of three times.
+const OPEN_BYTES: usize = 48;
+/// What is around them: five numbers, and the names, of which each is shorter than a key.
+const HEAD_BYTES: usize = 4 << 10;
+
+/// How many events may be open in a ledger of at most so many bytes.
+pub const fn open_within(bytes: usize) -> usize {
+    bytes.saturating_sub(HEAD_BYTES) / OPEN_BYTES
+}
+
+/// A wall-clock time in milliseconds since 1970, as ledgers keep it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// The time now.
+    pub fn now() -> Self {
+        Self::from(SystemTime::now())
+    }
+
+    /// How long after `earlier` this is; zero if it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The time so much later.
+    #[must_use]
+    pub fn after(self, delay: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// The same as the system's type; a time beyond its range becomes 1970.
+    pub fn to_system(self) -> SystemTime {
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(self.0)).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+impl From<SystemTime> for Millis {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Whose ledger, and of what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LedgerName {
+    /// The subscription.
+    pub subscription: SubscriptionId,
+    /// The partition.
+    pub partition: Partition,
+}
+
+impl LedgerName {
+    /// Its key in the bus's state. A topic too long for a key is replaced by its hash; the value holds every name in full.
+    pub fn key(&self) -> String {
+        let Partition { topic, index } = &self.partition;
+        let prefix = prefix(&self.subscription);
+        let key = format!("{prefix}{topic}/{index}");
+        if key.len() <= 512 { key } else { format!("{prefix}#{:016x}/{index}", hash(topic.as_str().as_bytes())) }
+    }
+}
+
+/// The prefix of the keys of all ledgers of one subscription.
+pub fn prefix(subscription: &SubscriptionId) -> String {
+    let ObjectName { namespace, name } = &subscription.owner;
+    format!("{PREFIX}{namespace}/{name}/{}/", subscription.subscriber)
+}
+
+/// The prefix of the keys under which a subscription notes from where on its deliveries are remembered.
+pub fn recent_prefix(subscription: &SubscriptionId) -> String {
+    let ObjectName { namespace, name } = &subscription.owner;
+    format!("recent/{namespace}/{name}/{}/", subscription.subscriber)
+}
+
+/// FNV-1a: the same in every process and version, which `std`'s hashers do not promise.
+pub fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// A matched event that is not finished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// Attempts that were made and failed.
+    pub attempts: u32,
+    /// When the next attempt is due; zero for at once.
+    pub due: Millis,
+    /// When the first attempt ended.
+    pub first: Millis,
+    /// When the last attempt ended.
+    pub last: Millis,
+    /// The hash of the key whose order is kept; zero for none.
+    pub key: u64,
+}
+
+/// What of a ledger is lost with the log: see [`Ledger::trimmed`] and [`Ledger::ahead`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Open events that are gone.
+    pub open: u64,
+    /// Positions between the old frontier and the new one: the number of events that were never evaluated where positions are
+    /// dense, an upper bound elsewhere.
+    pub unread: u128,
+}
+
+/// One subscriber's record of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    generation: u64,
+    upto: Position,
+    count: u64,
+    seen: Millis,
+    open: BTreeMap<Position, Open>,
+}
+
+impl Ledger {
+    /// A ledger that starts at a position.
+    pub fn starting_at(upto: Position) -> Self {
+        Self { upto, ..Self::default() }
+    }
+
+    /// Raised by [`Ledger::seek`] alone.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The position to go on at; everything below was evaluated.
+    pub fn upto(&self) -> Position {
+        self.upto
+    }
+
+    /// How many events were evaluated.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// When the last event that was evaluated was appended; zero before the first one.
+    pub fn seen(&self) -> Millis {
+        self.seen
+    }
+
+    /// The matched events that are not finished, all of them below [`Ledger::upto`].
+    pub fn open(&self) -> &BTreeMap<Position, Open> {
+        &self.open
+    }
+
+    /// The lowest position that is still needed.
+    pub fn needs(&self) -> Position {
+        self.open.first_key_value().map_or(self.upto, |(at, _)| *at)
+    }
+
+    /// `count` more events were evaluated, the last of which was appended at `seen`; the frontier moves to `upto`. Never goes
+    /// back.
+    pub fn advance(&mut self, upto: Position, count: u64, seen: Millis) {
+        self.upto = self.upto.max(upto);
+        self.seen = self.seen.max(seen);
+        self.count += count;
+    }
+
+    /// An event matched and is not finished yet, or what is known of an open one has changed. The frontier passes it.
+    pub fn matched(&mut self, at: Position, open: Open) {
+        self.upto = self.upto.max(Position(at.0.saturating_add(1)));
+        self.open.insert(at, open);
+    }
+
+    /// An event is delivered, dead-lettered or given up; false if it was not open.
+    pub fn finished(&mut self, at: Position) -> bool {
+        self.open.remove(&at).is_some()
+    }
+
+    /// Goes on at `to`, forward or back, and forgets what is open.
+    pub fn seek(&mut self, to: Position) {
+        self.generation += 1;
+        (self.upto, self.seen) = (to, Millis(0));
+        self.open.clear();
+    }
+
+    /// The log now begins at `first`: what lies below is lost.
+    pub fn trimmed(&mut self, first: Position) -> Lost {
+        let kept = self.open.split_off(&first);
+        let open = std::mem::replace(&mut self.open, kept).len() as u64;
+        let between = first.0.saturating_sub(self.upto.0);
+        // Positions that begin with a time do not tell how many there were: one at least.
+        let unread = if between > u128::from(u64::MAX) { 1 } else { between };
+        self.upto = self.upto.max(first);
+        Lost { open, unread }
+    }
+
+    /// The log now ends at `end`, before the frontier: what lies beyond was lost with it.
+    pub fn ahead(&mut self, end: Position) -> Lost {
+        let open = self.open.split_off(&end).len() as u64;
+        self.upto = self.upto.min(end);
+        Lost { open, unread: 0 }
+    }
+
+    /// The bytes that state holds: version 1, see the module `codec`.
+    pub fn encode(&self, name: &LedgerName) -> Bytes {
+        codec::encode(name, self)
+    }
+
+    /// Reads what [`Ledger::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`BadLedger`] for a newer version and for damage.
+    pub fn decode(bytes: &[u8]) -> Result<(LedgerName, Self), BadLedger> {
+        codec::decode(bytes)
+    }
+}
+
+/// Bytes that are no ledger.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadLedger {
+    /// Written by a newer evoke.
+    #[error("a ledger of version {0}, this evoke knows version 1: run the newer evoke that wrote it")]
+    Version(u8),
+    /// Cut off or damaged.
+    #[error("a damaged ledger")]
+    Damaged,
+}
+
+/// The names in a ledger, for the codec.
+fn named(parts: [&str; 4], index: u16) -> LedgerName {
+    let [namespace, owner, subscriber, topic] = parts;
+    LedgerName {
+        subscription: SubscriptionId { owner: ObjectName::new(namespace, owner), subscriber: subscriber.into() },
+        partition: Partition { topic: TopicName::parse(topic), index },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,389 @@
+//! An EventSource's sources at work, and in step with a plan that changes.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evoke_adapters::cron::Turn;
+use evoke_adapters::marks::{BusMarks, Marks};
+use evoke_adapters::metrics::{Metrics as SourceMetrics, SourceMetrics as OfSource};
+use evoke_adapters::plan::Surroundings;
+use evoke_adapters::source::{Context, Origin, Outlet, Source, SourceError, Status};
+use evoke_adapters::webhook::Listeners;
+use evoke_api::names::TopicName;
+use evoke_delivery::metrics::Metrics as DeliveryMetrics;
+use evoke_delivery::plan::{DeadLetterPlan, DeliveryPolicy, SubscriptionPlan};
+use evoke_delivery::sinks::{SinkError, Sinks};
+use evoke_delivery::subscription::{self, Progress, Selector, Supervisor, Verdict};
+use evoke_eventbus::bus::{BusError, From, Record};
+use evoke_eventbus::subscription::Subscriptions;
+use evoke_eventbus::subscription::sharing::Group;
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::outlet::budget::Budget;
+use crate::outlet::bus::BusOutlet;
+use crate::outlet::letters::Letters;
+use crate::outlet::sink::{Delivery, SinkOutlet};
+use crate::plan::{EventPlan, EventSourcePlan};
+use crate::turns::Turns;
+
+/// The first wait before a source that ended by itself is started again; it doubles up to a minute.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
+const RESTART_DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// What all EventSources of a process share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Where sinks come from.
+    pub sinks: Sinks,
+    /// Where webhooks listen.
+    pub listeners: Listeners,
+    /// What may be held that is not settled.
+    pub budget: Budget,
+    /// Of sources.
+    pub sources: SourceMetrics,
+    /// The name of this process to what it reads from, the same after a restart.
+    pub instance: Arc<str>,
+    /// Of the EventSource's own sink.
+    pub deliveries: DeliveryMetrics,
+}
+
+/// Why an EventSource cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The bus refused.
+    #[error("the bus: {0}")]
+    Bus(#[from] BusError),
+    /// A sink cannot be made.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+}
+
+/// A running EventSource. Dropping it ends its sources without waiting; [`EventSource::stop`] settles what they read.
+#[derive(Debug)]
+pub struct EventSource {
+    plan: EventSourcePlan,
+    shared: Shared,
+    subscriptions: Option<Subscriptions>,
+    events: Vec<Event>,
+    sink: Option<SinkLane>,
+    /// What delivers to the sink where there is no bus: one for all sources, so that they share its `maxInFlight`.
+    delivery: Option<Arc<Delivery>>,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Event {
+    plan: EventPlan,
+    status: watch::Receiver<Status>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct SinkLane {
+    plan: SubscriptionPlan,
+    progress: Progress,
+    stop: CancellationToken,
+    abort: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl EventSource {
+    /// Starts an EventSource: its topics and the position of its own sink exist before its sources read anything.
+    /// `subscriptions` are those of the plan's bus.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(
+        plan: EventSourcePlan,
+        subscriptions: Option<Subscriptions>,
+        shared: Shared,
+    ) -> Result<Self, StartError> {
+        let empty = EventSourcePlan { events: Vec::new(), sink: None, ..plan.clone() };
+        let (events, tasks) = (Vec::new(), TaskTracker::new());
+        let mut source = Self { plan: empty, shared, subscriptions, events, sink: None, delivery: None, tasks };
+        match source.change(plan).await {
+            Ok(()) => Ok(source),
+            Err(error) => {
+                source.stop(Instant::now() + evoke_api::limits::DRAIN).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The plan it runs.
+    pub fn plan(&self) -> &EventSourcePlan {
+        &self.plan
+    }
+
+    /// How each of its sources is doing.
+    pub fn sources(&self) -> impl Iterator<Item = (&EventPlan, Status)> {
+        self.events.iter().map(|event| (&event.plan, event.status.borrow().clone()))
+    }
+
+    /// How its own sink is doing, where there is a bus.
+    pub fn sink(&self) -> Option<&Progress> {
+        self.sink.as_ref().map(|lane| &lane.progress)
+    }
+
+    /// Takes another plan of the same EventSource over: what is the same in both goes on undisturbed.
+    ///
+    /// # Errors
+    /// [`StartError`]; what has been started or ended by then stays so, and another call may mend it.
+    pub async fn change(&mut self, plan: EventSourcePlan) -> Result<(), StartError> {
+        let deadline = Instant::now() + evoke_api::limits::DRAIN;
+        // Where dead letters go is part of every source; so is the sink where there is no bus.
+        let same_ends = plan.bus == self.plan.bus
+            && plan.dead_letter == self.plan.dead_letter
+            && (plan.bus.is_some() || plan.sink == self.plan.sink);
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.events)
+            .into_iter()
+            .partition(|event| same_ends && plan.events.contains(&event.plan));
+        self.events = kept;
+        let ended: Vec<_> = gone.iter().map(|event| event.plan.clone()).collect();
+        self.end(gone, deadline).await;
+        let named = |of: &EventPlan| (of.origin.event.clone(), of.source.kind());
+        for event in ended.iter().filter(|event| !plan.events.iter().any(|other| named(other) == named(event))) {
+            self.shared.sources.forget(&event.origin, event.source.kind());
+        }
+        if !same_ends {
+            self.delivery = None;
+        }
+        if let (Some(subscriptions), true) = (&self.subscriptions, plan.bus.is_some()) {
+            subscriptions.declare_store(&TopicName::dead_letters()).await?;
+            if let DeadLetterPlan::Topic(topic) = &plan.dead_letter {
+                subscriptions.declare_store(topic).await?;
+            }
+            self.change_sink(plan.sink.as_ref(), deadline).await?;
+        }
+        for event in &plan.events {
+            if !self.events.iter().any(|running| running.plan == *event) {
+                let started = self.start_event(event, &plan).await?;
+                self.events.push(started);
+            }
+        }
+        self.plan = plan;
+        Ok(())
+    }
+
+    /// Ends its sources once they have settled what they read, then its own sink, all by `deadline`.
+    pub async fn stop(mut self, deadline: Instant) {
+        let events = std::mem::take(&mut self.events);
+        self.end(events, deadline).await;
+        if let Some(lane) = self.sink.take() {
+            lane.end(deadline).await;
+        }
+    }
+
+    async fn end(&self, events: Vec<Event>, deadline: Instant) {
+        for event in &events {
+            event.stop.cancel();
+        }
+        for Event { plan, mut task, .. } in events {
+            if timeout_at(deadline, &mut task).await.is_err() {
+                let (event_source, event) = (&plan.origin.event_source, &*plan.origin.event);
+                tracing::warn!(%event_source, event, "the source did not settle in time; what it read is read again");
+                task.abort();
+            }
+            self.shared.sources.of(&plan.origin, plan.source.kind()).up.set(0);
+        }
+    }
+
+    async fn change_sink(&mut self, plan: Option<&SubscriptionPlan>, deadline: Instant) -> Result<(), StartError> {
+        if self.sink.as_ref().map(|lane| &lane.plan) == plan {
+            return Ok(());
+        }
+        if let Some(lane) = self.sink.take() {
+            lane.end(deadline).await;
+        }
+        let (Some(plan), Some(subscriptions)) = (plan, &self.subscriptions) else { return Ok(()) };
+        subscription::declare(subscriptions, plan, From::Next).await?;
+        let outputs = self.shared.sinks.outputs(plan)?;
+        let metrics = &self.shared.deliveries;
+        let share = (Group::event_source(&plan.id.owner), false);
+        let selector = Box::new(|| Box::new(Everything) as Box<dyn Selector>);
+        let lane = Supervisor::new(subscriptions.clone(), Arc::new(plan.clone()), outputs, selector, metrics, share);
+        let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+        let progress = lane.progress();
+        let (run, id) = (lane.run(stop.clone(), abort.clone()), plan.id.clone());
+        let task = self.tasks.spawn(async move {
+            if let Err(error) = run.await {
+                tracing::error!(subscriber = %id, %error, "the subscription ended");
+            }
+        });
+        self.sink = Some(SinkLane { plan: plan.clone(), progress, stop, abort, task });
+        Ok(())
+    }
+
+    async fn start_event(&mut self, plan: &EventPlan, of: &EventSourcePlan) -> Result<Event, StartError> {
+        let outlet = self.outlet(plan, of).await?;
+        let (status, seen) = watch::channel(Status::Connecting("starting".into()));
+        let stop = CancellationToken::new();
+        let marks = self.subscriptions.as_ref().map(|s| Arc::new(BusMarks(Arc::clone(s.bus()))) as Arc<dyn Marks>);
+        let turns = self.subscriptions.as_ref().filter(|s| s.is_shared() && plan.source.takes_turns());
+        let turns = turns.map(|subscriptions| Turns::new(subscriptions, &plan.origin));
+        let keep = Keep { plan: plan.clone(), shared: self.shared.clone(), marks, turns };
+        let context = Context { outlet, status, cancel: stop.clone() };
+        let task = self.tasks.spawn(keep.run(context, seen.clone()));
+        Ok(Event { plan: plan.clone(), status: seen, stop, task })
+    }
+
+    async fn outlet(&mut self, plan: &EventPlan, of: &EventSourcePlan) -> Result<Arc<dyn Outlet>, StartError> {
+        let metrics = self.shared.sources.of(&plan.origin, plan.source.kind());
+        let (origin, budget) = (plan.origin.clone(), self.shared.budget.clone());
+        let policy = of.sink.as_ref().map_or_else(DeliveryPolicy::default, |sink| sink.policy.clone());
+        let letter_sink = match &of.dead_letter {
+            DeadLetterPlan::Sink(sink) => Some(self.shared.sinks.sink(sink, policy.timeout)?),
+            DeadLetterPlan::Topic(_) | DeadLetterPlan::Store => None,
+        };
+        let Some(subscriptions) = &self.subscriptions else {
+            let letters = letter_sink.map(|sink| Letters { sink: Some(sink), policy: policy.clone(), topic: None });
+            let Some(SubscriptionPlan { id, sink: Some(sink), .. }) = &of.sink else {
+                return Err(StartError::Bus(BusError::Closed));
+            };
+            let delivery = match &self.delivery {
+                Some(delivery) => Arc::clone(delivery),
+                None => {
+                    let sink = self.shared.sinks.sink(sink, policy.timeout)?;
+                    Arc::clone(self.delivery.insert(Arc::new(Delivery::new(id.clone(), sink, policy, letters))))
+                }
+            };
+            return Ok(Arc::new(SinkOutlet { origin, delivery, budget, metrics }));
+        };
+        let bus = subscriptions.bus();
+        let partitions = subscriptions.declare_topic(&plan.topic).await?.partitions;
+        let letter_topic = match &of.dead_letter {
+            DeadLetterPlan::Topic(topic) => topic.clone(),
+            DeadLetterPlan::Sink(_) | DeadLetterPlan::Store => TopicName::dead_letters(),
+        };
+        let letter_partitions = subscriptions.declare_store(&letter_topic).await?.partitions;
+        let letters =
+            Letters { sink: letter_sink, policy, topic: Some((bus.clone(), letter_topic, letter_partitions)) };
+        let (health, bus, topic) = (bus.health(), bus.clone(), plan.topic.clone());
+        Ok(Arc::new(BusOutlet { origin, bus, health, topic, partitions, letters, budget, metrics }))
+    }
+}
+
+impl SinkLane {
+    async fn end(self, deadline: Instant) {
+        self.stop.cancel();
+        let mut task = self.task;
+        if timeout_at(deadline, &mut task).await.is_err() {
+            self.abort.cancel();
+            // An aborted lane still records its position, in a bounded time.
+            drop(task.await);
+        }
+    }
+}
+
+/// Keeps one source at work.
+struct Keep {
+    plan: EventPlan,
+    shared: Shared,
+    marks: Option<Arc<dyn Marks>>,
+    /// For a source that must run in one process only.
+    turns: Option<Turns>,
+}
+
+impl Keep {
+    async fn run(self, context: Context, status: watch::Receiver<Status>) {
+        let origin = &self.plan.origin;
+        let metrics = self.shared.sources.of(origin, self.plan.source.kind());
+        let this = &self;
+        let work = async {
+            // The status's sender ends with the work, and the report with it.
+            let context = context;
+            match &this.turns {
+                None => keep(origin, || this.source(None), context, &metrics).await,
+                Some(turns) => {
+                    let run = |context: Context, turn: Turn| {
+                        keep(origin, move || this.source(Some(turn.clone())), context, &metrics).boxed()
+                    };
+                    turns.run(&context, run).await;
+                }
+            }
+        };
+        tokio::join!(work, report(origin, status, &metrics));
+    }
+
+    fn source(&self, turn: Option<Turn>) -> Result<Box<dyn Source>, SourceError> {
+        let EventPlan { origin, source, .. } = &self.plan;
+        let Shared { sources, instance, listeners, .. } = &self.shared;
+        let metrics = sources.of(origin, source.kind());
+        source.source(origin, Surroundings { metrics, instance, marks: self.marks.clone(), turn, listeners })
+    }
+}
+
+/// Runs a source until it is cancelled, and starts another one with back-off when it ends before.
+async fn keep(
+    origin: &Origin,
+    make: impl Fn() -> Result<Box<dyn Source>, SourceError>,
+    context: Context,
+    metrics: &OfSource,
+) {
+    let Origin { event_source, event, .. } = origin;
+    let mut delay = RESTART_DELAY;
+    loop {
+        let started = Instant::now();
+        let (made, given) = (make(), context.clone());
+        let run = AssertUnwindSafe(async { made?.run(given).await }).catch_unwind();
+        let cause: Arc<str> = match run.await {
+            _ if context.cancel.is_cancelled() => return,
+            Ok(Ok(())) => "it ended by itself".into(),
+            Ok(Err(error)) => error.0,
+            Err(_) => "it panicked".into(),
+        };
+        if started.elapsed() > RESTART_DELAY_MAX {
+            delay = RESTART_DELAY;
+        }
+        tracing::error!(%event_source, %event, %cause, retry_in = ?delay, "the source does not run");
+        context.status.send_replace(Status::Down(cause));
+        metrics.reconnects.inc();
+        tokio::select! {
+            () = context.cancel.cancelled() => return,
+            () = sleep(delay) => delay = RESTART_DELAY_MAX.min(delay * 2),
+        }
+    }
+}
+
+/// Says how a source is doing: a line in the log for each change, and a metric.
+async fn report(origin: &Origin, mut status: watch::Receiver<Status>, metrics: &OfSource) {
+    let Origin { event_source, event, .. } = origin;
+    loop {
+        let now = status.borrow_and_update().clone();
+        metrics.up.set((now == Status::Up).into());
+        match now {
+            Status::Up => tracing::info!(%event_source, %event, "the source is up"),
+            Status::Connecting(what) => tracing::info!(%event_source, %event, %what, "the source is not reading yet"),
+            Status::Down(cause) => tracing::warn!(%event_source, %event, %cause, "the source is down and tries again"),
+        }
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What an EventSource's own sink gets.
+#[derive(Clone, Copy, Debug)]
+pub struct Everything;
+
+impl Selector for Everything {
+    fn select(&mut self, _topic: usize, _record: &Record) -> Verdict {
+        Verdict::Match
+    }
+
+    fn window(&self) -> Option<Duration> {
+        None
+    }
+
+    fn observe(&mut self, _topic: usize, _record: &Record) {}
+}
+
+#[cfg(test)]
+mod tests;

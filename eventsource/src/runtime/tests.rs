@@ -1,0 +1,190 @@
+use evoke_adapters::source::{Arrival, Settled, SourceError, Unsettled};
+use evoke_adapters::webhook;
+use evoke_api::catalog::Catalog;
+use evoke_api::credentials::{Secret, ValueFrom, Vault};
+use evoke_api::events::{CronSource, EventSourceSpec, SinkSpec};
+use evoke_api::names::ObjectName;
+use evoke_api::problem::{FieldPath, Problem};
+use evoke_delivery::endpoints::Endpoints;
+use evoke_eventbus::bus::Partition;
+use evoke_eventbus::embedded::{EmbeddedBus, EmbeddedOptions};
+use evoke_eventbus::event;
+use evoke_eventbus::metrics::BusMetrics;
+use evoke_eventbus::subscription::{Settings, metrics};
+use futures_util::future::BoxFuture;
+use prometheus::{Registry, TextEncoder};
+
+use super::*;
+
+struct NoVault;
+
+impl Vault for NoVault {
+    fn look_up(&self, _: &str, _: &ValueFrom, path: &FieldPath) -> Result<Secret, Problem> {
+        Err(Problem::error(path.clone(), "no vault"))
+    }
+}
+
+/// A process with a bus in a directory of its own.
+struct Process {
+    _dir: tempfile::TempDir,
+    registry: Registry,
+    subscriptions: Subscriptions,
+    shared: Shared,
+}
+
+impl Process {
+    fn start() -> Self {
+        let (dir, registry) = (tempfile::tempdir().unwrap(), Registry::new());
+        let options = EmbeddedOptions::new("test", BusMetrics::new(&registry).unwrap());
+        let bus = EmbeddedBus::open(dir.path(), options).unwrap();
+        let counted = metrics::Metrics::new(&registry).unwrap();
+        let shared = Shared {
+            sinks: Sinks::new(Endpoints::default()),
+            listeners: Listeners::new("127.0.0.1:0".parse().unwrap(), webhook::Metrics::new(&registry).unwrap()),
+            budget: Budget::default(),
+            sources: SourceMetrics::new(&registry).unwrap(),
+            instance: "test".into(),
+            deliveries: DeliveryMetrics::new(&registry).unwrap(),
+        };
+        let subscriptions = Subscriptions::start(bus, Settings::default(), &counted);
+        Self { _dir: dir, registry, subscriptions, shared }
+    }
+
+    async fn run(&self, plan: EventSourcePlan) -> EventSource {
+        EventSource::start(plan, Some(self.subscriptions.clone()), self.shared.clone()).await.unwrap()
+    }
+
+    /// The first event on a topic.
+    async fn first(&self, event: &str) -> event::Event {
+        let topic = TopicName::event(&ObjectName::new("ns", "clock"), event);
+        let partition = Partition { topic, index: 0 };
+        let mut reader = self.subscriptions.bus().read(&partition, From::First, 1 << 20).await.unwrap();
+        loop {
+            if let Some(record) = reader.next(1 << 20).await.unwrap().records.into_iter().next() {
+                return record.event;
+            }
+        }
+    }
+
+    fn scrape(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
+    }
+
+    async fn end(self, source: EventSource) {
+        source.stop(soon()).await;
+        self.subscriptions.close().await;
+        self.subscriptions.bus().close().await.unwrap();
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+/// An EventSource whose events tick as given, with a sink that nobody listens at where `sink` says so.
+fn ticking(events: &[(&str, &str)], sink: bool) -> EventSourcePlan {
+    let mut spec = EventSourceSpec { event_bus: Some("default".into()), ..EventSourceSpec::default() };
+    for (event, schedule) in events {
+        spec.cron.insert((*event).into(), CronSource { schedule: (*schedule).into(), ..CronSource::default() });
+    }
+    spec.sink = sink.then(|| SinkSpec { uri: Some("http://127.0.0.1:9/".into()), ..SinkSpec::default() });
+    let catalog = Catalog { default_bus: true, ..Catalog::default() };
+    crate::plan::plan(&ObjectName::new("ns", "clock"), &spec, &catalog, &NoVault).plan.unwrap()
+}
+
+#[tokio::test]
+async fn events_reach_the_bus_and_the_source_says_that_it_is_up() {
+    let process = Process::start();
+    let source = process.run(ticking(&[("tick", "@every 1s")], false)).await;
+    let event = process.first("tick").await;
+    assert_eq!((event.source(), event.ty()), ("/namespaces/ns/eventsources/clock/tick", "io.evoke.cron"));
+    let statuses: Vec<_> = source.sources().map(|(plan, status)| (plan.origin.event.clone(), status)).collect();
+    assert_eq!(statuses, [("tick".into(), Status::Up)]);
+    let up = r#"evoke_source_up{event="tick",event_source="clock",kind="cron",namespace="ns"} 1"#;
+    assert!(process.scrape().contains(up), "{}", process.scrape());
+    process.end(source).await;
+}
+
+#[tokio::test]
+async fn a_change_touches_only_what_changed() {
+    let process = Process::start();
+    let mut source = process.run(ticking(&[("a", "@hourly"), ("b", "@hourly"), ("c", "@hourly")], false)).await;
+    let stops: Vec<_> = source.events.iter().map(|event| event.stop.clone()).collect();
+    source.change(ticking(&[("a", "@hourly"), ("b", "@every 1s"), ("d", "@every 1s")], false)).await.unwrap();
+    assert_eq!(stops.iter().map(CancellationToken::is_cancelled).collect::<Vec<_>>(), [false, true, true]);
+    process.first("b").await;
+    process.first("d").await;
+    let scrape = process.scrape();
+    assert!(scrape.contains(r#"event="d""#) && !scrape.contains(r#"event="c""#), "{scrape}");
+
+    let stops: Vec<_> = source.events.iter().map(|event| event.stop.clone()).collect();
+    source.change(ticking(&[("a", "@hourly"), ("b", "@every 1s"), ("d", "@every 1s")], true)).await.unwrap();
+    assert!(stops.iter().all(|stop| !stop.is_cancelled()), "a sink beside a bus is no matter of the sources");
+    assert!(source.sink().is_some());
+    process.end(source).await;
+}
+
+/// A source that panics, or ends, or waits until it is cancelled, by turns.
+struct Fickle(Arc<std::sync::atomic::AtomicUsize>);
+
+impl Source for Fickle {
+    fn run(self: Box<Self>, context: Context) -> BoxFuture<'static, Result<(), SourceError>> {
+        let turn = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        async move {
+            match turn {
+                0 => panic!("first turn"),
+                1 => return Err(SourceError("second turn".into())),
+                _ => {
+                    context.status.send_replace(Status::Up);
+                    context.cancel.cancelled().await;
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+struct NoOutlet;
+
+impl Outlet for NoOutlet {
+    fn accept(&self, _: Vec<Arrival>) -> BoxFuture<'_, Result<Settled, Unsettled>> {
+        std::future::ready(Err(Unsettled("not in this test".into()))).boxed()
+    }
+
+    fn has_room(&self) -> bool {
+        false
+    }
+
+    fn max_event_bytes(&self) -> usize {
+        0
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_ends_or_panics_is_started_again() {
+    let metrics = SourceMetrics::new(&Registry::new()).unwrap();
+    let plan = ticking(&[("tick", "@hourly")], false).events.remove(0);
+    let metrics = metrics.of(&plan.origin, "test");
+    let (status, mut seen) = watch::channel(Status::Connecting("starting".into()));
+    let cancel = CancellationToken::new();
+    let context = Context { outlet: Arc::new(NoOutlet), status, cancel: cancel.clone() };
+    let turns = Arc::default();
+    let make = || Ok(Box::new(Fickle(Arc::clone(&turns))) as Box<dyn Source>);
+    let look = async {
+        let mut causes = Vec::new();
+        loop {
+            seen.changed().await.unwrap();
+            match &*seen.borrow_and_update() {
+                Status::Down(cause) => causes.push(cause.to_string()),
+                Status::Up => break,
+                Status::Connecting(_) => {}
+            }
+        }
+        cancel.cancel();
+        causes
+    };
+    let ((), causes) = tokio::join!(keep(&plan.origin, make, context, &metrics), look);
+    assert_eq!(causes, ["it panicked", "second turn"]);
+    assert_eq!(metrics.reconnects.get(), 2);
+}

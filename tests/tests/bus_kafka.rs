@@ -1,0 +1,684 @@
+//! Pipelines over a bus on Kafka, and brokers that fail under it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evoke_api::credentials::Secret;
+use evoke_api::names::TopicName;
+use evoke_connect::kafka::{Brokers, Login};
+use evoke_connect::tls::Mechanism;
+use evoke_eventbus::bus::{BusError, EventBus, From, Health, Partition, Position, Reader, TopicSpec};
+use evoke_eventbus::event::Event;
+use evoke_eventbus::kafka::{KafkaBus, KafkaOptions};
+use evoke_eventbus::metrics::BusMetrics;
+use evoke_eventbus::plan::kafka::KafkaPlan;
+use evoke_tests::bus as log;
+use evoke_tests::case::Verdict;
+use evoke_tests::evoke::{Evoke, Home};
+use evoke_tests::http::Sink;
+use evoke_tests::ledger::assert_conserved;
+use evoke_tests::load::{Load, Sent};
+use evoke_tests::manifests::{bus, objects, pass, secret, source, trigger};
+use evoke_tests::process::Signal;
+use evoke_tests::servers::kafka::{self, Broker, Cluster, PASSWORD, Record, USER};
+use evoke_tests::servers::tls;
+use evoke_tests::{SOON, eventually};
+use prometheus::Registry;
+use rdkafka::Message;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Headers;
+use rdkafka::{Offset, TopicPartitionList};
+
+/// How long a broker may take to come back.
+const LATER: Duration = Duration::from_secs(90);
+/// What an outage of the brokers or a kill of evoke may repeat, beside what is on the bus twice: twice the default `maxInFlight`. A
+/// kill leaves so much delivered and not recorded, and so does an outage after which the work is given up.
+const PER_OUTAGE: usize = 2 * 100;
+
+/// A webhook, a bus on Kafka, and a Trigger to a sink. Names of their own keep the tests on one broker apart.
+struct Pipeline {
+    home: Home,
+    name: String,
+    sink: Sink,
+}
+
+impl Pipeline {
+    async fn new(broker: &Broker, more: &str) -> Self {
+        Self::at(&broker.listeners.plain.to_string(), broker.name("web"), more).await
+    }
+
+    async fn at(brokers: &str, name: String, more: &str) -> Self {
+        let pipeline = Self { home: Home::new(), name, sink: Sink::start().await };
+        pipeline.on(brokers, more);
+        pipeline
+    }
+
+    /// Writes the manifests.
+    fn on(&self, brokers: &str, more: &str) {
+        let Self { home, name, sink } = self;
+        let manifest = objects(&[
+            bus("default", &format!("kafka: {{brokers: \"{brokers}\", {more}}}")),
+            source(name, "webhook: {in: {}}"),
+            pass(&format!("all-{name}"), name, "in", &sink.url("/")),
+        ]);
+        home.write("evoke.yaml", manifest);
+    }
+
+    fn topic(&self) -> String {
+        format!("default.{}.in", self.name)
+    }
+
+    fn path(&self) -> String {
+        format!("/default/{}/in", self.name)
+    }
+
+    /// Ends a load under which `outages` happened, and asserts that everything arrives and is on the bus.
+    async fn all_arrive(&self, load: Load, mut evoke: Evoke, brokers: &str, outages: usize) {
+        let Sent { ids, again } = load.end().await;
+        self.sink.wait_all(&ids, LATER).await;
+        evoke.stop().await;
+        // The client numbers what it sends, so that brokers recognise what comes again: only a sender can store an event twice.
+        let stored = log::counted(log::kafka(brokers), &self.topic()).await;
+        let twice = assert_conserved(&ids, [&stored], again).repeats;
+        let found = assert_conserved(&ids, [&self.sink.delivered()], outages * PER_OUTAGE + twice);
+        println!(
+            "Kafka bus, {outages} outages: {} sent, {again} sent again, {twice} stored again, {} repeats",
+            ids.len(),
+            found.repeats
+        );
+    }
+
+    async fn send(&self, evoke: &Evoke, id: &str, more: &[(&str, &str)], data: impl Into<bytes::Bytes>) -> u16 {
+        let headers = [("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "/s"), ("ce-type", "t")];
+        evoke.post(&self.path(), &[&headers, more].concat(), data).await.status.as_u16()
+    }
+}
+
+/// Everything in a topic, read with another client: partition, key, headers and value.
+async fn records(
+    broker: &Broker,
+    topic: &str,
+    count: usize,
+) -> Vec<(i32, Option<Vec<u8>>, Vec<(String, Vec<u8>)>, Vec<u8>)> {
+    let consumer: BaseConsumer = broker.client().set("group.id", "look").create().unwrap();
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let metadata = consumer.fetch_metadata(Some(&topic), SOON).unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            list.add_partition_offset(&topic, partition.id(), Offset::Beginning).unwrap();
+        }
+        consumer.assign(&list).unwrap();
+        let mut found = Vec::new();
+        while found.len() < count {
+            let message = consumer.poll(SOON).expect("a record").unwrap();
+            let headers = message.headers().map(|headers| {
+                headers.iter().map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec())).collect()
+            });
+            found.push((
+                message.partition(),
+                message.key().map(<[u8]>::to_vec),
+                headers.unwrap_or_default(),
+                message.payload().unwrap_or_default().to_vec(),
+            ));
+        }
+        found
+    })
+    .await
+    .unwrap()
+}
+
+pub(crate) async fn an_event_crosses_the_bus_as_every_kafka_client_reads_it() -> Verdict {
+    let broker = kafka::shared().await?;
+    let pipeline = Pipeline::new(&broker, "partitions: 4, replication: 1").await;
+    let mut evoke = pipeline.home.run().await;
+    let more = [("content-type", "application/json"), ("ce-partitionkey", "order-7"), ("ce-tenant", "acme")];
+    assert_eq!(pipeline.send(&evoke, "a", &more, "{ \"amount\" : 1.50 }").await, 202);
+    let received = pipeline.sink.wait(1, SOON).await;
+    assert_eq!((received[0].id(), received[0].ce("tenant"), received[0].ce("partitionkey")), ("a", "acme", "order-7"));
+    assert_eq!(received[0].body, "{ \"amount\" : 1.50 }");
+    assert!(!received[0].headers.contains_key("ce-evokeformat"));
+
+    let (_, key, headers, value) = records(&broker, &pipeline.topic(), 1).await.remove(0);
+    assert_eq!((key.as_deref(), value.as_slice()), (Some(&b"order-7"[..]), &b"{ \"amount\" : 1.50 }"[..]));
+    let header = |name: &str| {
+        let found = headers.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no {name} in {headers:?}"));
+        String::from_utf8(found.1.clone()).unwrap()
+    };
+    for (name, value) in [
+        ("ce_specversion", "1.0"),
+        ("ce_id", "a"),
+        ("ce_source", "/s"),
+        ("ce_type", "t"),
+        ("ce_tenant", "acme"),
+        ("content-type", "application/json"),
+        ("ce_evokeformat", "1"),
+    ] {
+        assert_eq!(header(name), value, "{name}");
+    }
+
+    // Others may publish there too, and what is no event at all does not hold up what is behind it.
+    let foreign = Record::new("plain").partition(2).key("k");
+    let broken = Record::new("half").partition(2).header("ce_specversion", "1.0").header("ce_id", "x");
+    let event = Record::new("whole")
+        .partition(2)
+        .header("ce_specversion", "1.0")
+        .header("ce_id", "b")
+        .header("ce_source", "/other")
+        .header("ce_type", "t");
+    let placed = broker.produce(&pipeline.topic(), [foreign, broken, event]).await;
+    let received = pipeline.sink.wait(3, SOON).await;
+    let by_id = |id: &str| received.iter().find(|event| event.id() == id).expect(id);
+    let plain = by_id(&placed[0].id);
+    assert_eq!(plain.body, "plain");
+    assert_eq!(plain.ce("source"), format!("/namespaces/default/eventsources/{}/in", pipeline.name));
+    assert_eq!((plain.ce("type"), plain.ce("partitionkey")), ("io.evoke.kafka", "k"));
+    assert_eq!((by_id("b").ce("source"), &by_id("b").body[..]), ("/other", &b"whole"[..]));
+    evoke.metric("evoke_bus_skipped_events_total", &[], 1.0, SOON).await;
+    evoke.stop().await;
+    assert_eq!(pipeline.sink.count(), 3);
+
+    // Positions are kept on the brokers: another process, with no data of its own, goes on where this one was.
+    let elsewhere = pipeline.home.path().join("elsewhere");
+    let mut evoke = pipeline.home.evoke().data(elsewhere).ready().await;
+    assert_eq!(pipeline.send(&evoke, "c", &[], "x").await, 202);
+    let received = pipeline.sink.wait(4, SOON).await;
+    assert_eq!(received[3].id(), "c");
+    evoke.stop().await;
+    assert_eq!(pipeline.sink.count(), 4);
+    Ok(())
+}
+
+pub(crate) async fn a_killed_broker_comes_back_and_nothing_is_lost() -> Verdict {
+    let broker = Broker::prepare().await?;
+    broker.start().await;
+    let pipeline = Pipeline::new(&broker, "partitions: 4").await;
+    let run = pipeline.home.evoke();
+    let mut evoke = run.clone().ready().await;
+    let load = Load::start(&run.webhook(&pipeline.path()));
+    for _ in 0..2 {
+        load.more(200, LATER).await;
+        broker.kill().await;
+        evoke.waits_for(&["bus", "down"], LATER).await;
+        broker.start().await;
+        evoke.ready(LATER).await;
+        load.more(100, LATER).await;
+    }
+    let log = evoke.log().clone();
+    pipeline.all_arrive(load, evoke, &broker.listeners.plain.to_string(), 2).await;
+    let ups = log.count("the bus takes events again");
+    assert!((3..=5).contains(&ups), "one line a change, not one an attempt: {ups}");
+    broker.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn a_frozen_broker_goes_on_and_nothing_is_lost() -> Verdict {
+    let broker = Broker::prepare().await?;
+    broker.start().await;
+    let pipeline = Pipeline::new(&broker, "partitions: 2").await;
+    let run = pipeline.home.evoke();
+    let mut evoke = run.clone().ready().await;
+    let load = Load::start(&run.webhook(&pipeline.path()));
+    load.more(200, LATER).await;
+    broker.freeze();
+    evoke.waits_for(&["bus", "down"], LATER).await;
+    broker.thaw();
+    evoke.ready(LATER).await;
+    load.more(100, LATER).await;
+    pipeline.all_arrive(load, evoke, &broker.listeners.plain.to_string(), 1).await;
+    broker.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn a_leader_that_goes_away_loses_nothing() -> Verdict {
+    let cluster = Cluster::start().await?;
+    let brokers = cluster.addresses();
+    let pipeline = Pipeline::at(&brokers, "web".to_owned(), "partitions: 3, replication: 3").await;
+    let run = pipeline.home.evoke();
+    let mut evoke = run.clone().start().await;
+    evoke.ready(LATER).await;
+    let load = Load::start(&run.webhook(&pipeline.path()));
+    for _ in 0..2 {
+        load.more(300, LATER).await;
+        let leader = cluster.leader(&pipeline.topic()).await;
+        leader.kill().await;
+        // With two of three brokers everything goes on.
+        load.more(300, LATER).await;
+        let so_far = pipeline.sink.delivered_count();
+        pipeline.sink.wait_delivered(so_far + 100, LATER).await;
+        leader.start().await;
+        cluster.settled(&pipeline.topic()).await;
+    }
+    evoke.ready(LATER).await;
+    pipeline.all_arrive(load, evoke, &brokers, 2).await;
+    Ok(())
+}
+
+pub(crate) async fn evoke_survives_kills_on_a_kafka_bus() -> Verdict {
+    let broker = kafka::shared().await?;
+    let pipeline = Pipeline::new(&broker, "partitions: 4").await;
+    let run = pipeline.home.evoke();
+    let mut evoke = run.clone().ready().await;
+    let load = Load::start(&run.webhook(&pipeline.path()));
+    for _ in 0..5 {
+        let target = pipeline.sink.delivered_count() + 200;
+        pipeline.sink.wait_delivered(target, LATER).await;
+        evoke.kill().await;
+        evoke = run.clone().ready().await;
+    }
+    pipeline.all_arrive(load, evoke, &broker.listeners.plain.to_string(), 5).await;
+    Ok(())
+}
+
+pub(crate) async fn a_topic_with_fewer_partitions_is_used_as_it_is() -> Verdict {
+    let broker = kafka::shared().await?;
+    let pipeline = Pipeline::new(&broker, "partitions: 8").await;
+    broker.make_topic(&pipeline.topic(), 2).await;
+    let mut evoke = pipeline.home.run().await;
+    for n in 0..20 {
+        assert_eq!(pipeline.send(&evoke, &n.to_string(), &[], "x").await, 202);
+    }
+    let sent = (0..20).map(|n| n.to_string()).collect();
+    pipeline.sink.wait_all(&sent, SOON).await;
+    let partitions: BTreeSet<i32> = records(&broker, &pipeline.topic(), 20).await.into_iter().map(|r| r.0).collect();
+    assert_eq!(partitions, [0, 1].into());
+    assert!(evoke.log().count("has 2 partitions, not 8: they are used as they are") >= 1);
+    evoke.stop().await;
+    assert_conserved(&sent, [&pipeline.sink.delivered()], 0);
+    Ok(())
+}
+
+pub(crate) async fn an_event_that_the_topic_does_not_take_is_a_dead_letter() -> Verdict {
+    let broker = kafka::shared().await?;
+    let dead = Sink::start().await;
+    let (name, sink) = (broker.name("web"), Sink::start().await);
+    let home = Home::with(objects(&[
+        bus("default", &format!("kafka: {{brokers: \"{}\", partitions: 1}}", broker.listeners.plain)),
+        source(&name, &format!("deadLetterSink: {{uri: \"{}\"}}\nwebhook: {{in: {{}}}}", dead.url("/"))),
+        pass(&format!("all-{name}"), &name, "in", &sink.url("/")),
+    ]));
+    let pipeline = Pipeline { home, name, sink };
+    broker.make_topic_with(&pipeline.topic(), 1, &[("max.message.bytes", "10000")]).await;
+    let mut evoke = pipeline.home.run().await;
+    assert_eq!(pipeline.send(&evoke, "small", &[], "x").await, 202);
+    assert_eq!(pipeline.send(&evoke, "large", &[], vec![b'L'; 20_000]).await, 202);
+    assert_eq!(pipeline.send(&evoke, "next", &[], "y").await, 202);
+    pipeline.sink.wait_all(&["small".to_owned(), "next".to_owned()].into(), SOON).await;
+    let letter = dead.wait(1, SOON).await.remove(0);
+    assert!(letter.text("evokecause").contains("10000"), "{}", letter.text("evokecause"));
+    assert_eq!(letter.body, vec![b'L'; 16 * 1024]);
+    assert!(evoke.log().count("max.message.bytes") >= 1, "the drift is said");
+    evoke.stop().await;
+    assert_eq!((pipeline.sink.count(), dead.count()), (2, 1));
+    Ok(())
+}
+
+pub(crate) async fn a_topic_made_again_is_read_from_its_beginning() -> Verdict {
+    let broker = kafka::shared().await?;
+    let pipeline = Pipeline::new(&broker, "partitions: 1").await;
+    let mut evoke = pipeline.home.run().await;
+    for n in 0..10 {
+        assert_eq!(pipeline.send(&evoke, &n.to_string(), &[], "x").await, 202);
+    }
+    pipeline.sink.wait_delivered(10, SOON).await;
+    broker.delete_topic(&pipeline.topic()).await;
+    broker.make_topic_with(&pipeline.topic(), 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    let placed = broker.produce(&pipeline.topic(), (0..5).map(|n| Record::new(format!("new {n}")).partition(0))).await;
+    let new: BTreeSet<String> = placed.into_iter().map(|placed| placed.id).collect();
+    pipeline.sink.wait_all(&new, LATER).await;
+    assert!(evoke.log().count("the bus has lost the end of its log") >= 1);
+    evoke.ready(SOON).await;
+    evoke.stop().await;
+    let sent = (0..10).map(|n| n.to_string()).chain(new).collect();
+    assert_conserved(&sent, [&pipeline.sink.delivered()], 0);
+    Ok(())
+}
+
+fn open(brokers: Brokers, prefix: &str) -> Arc<KafkaBus> {
+    let plan = KafkaPlan { brokers, partitions: 1, ..KafkaPlan::default() };
+    let metrics = BusMetrics::new(&Registry::new()).unwrap();
+    KafkaBus::open(KafkaOptions { prefix: format!("{prefix}."), ..KafkaOptions::new("test", plan, metrics) }).unwrap()
+}
+
+async fn health(bus: &KafkaBus, wanted: impl Fn(&Health) -> bool) -> Health {
+    let mut health = bus.health();
+    let found = tokio::time::timeout(LATER, health.wait_for(|health| wanted(health))).await;
+    found.expect("the bus says so").unwrap().clone()
+}
+
+pub(crate) async fn a_broker_that_is_down_at_the_start_is_waited_for() -> Verdict {
+    let broker = Broker::prepare().await?;
+    let brokers = Brokers { addresses: broker.listeners.plain.to_string(), ..Brokers::default() };
+    let bus = open(brokers, "down");
+    assert!(matches!(&*bus.health().borrow(), Health::Connecting(_) | Health::Down(_)));
+    let Health::Down(cause) = health(&bus, |health| matches!(health, Health::Down(_))).await else { unreachable!() };
+    assert!(cause.contains(&broker.listeners.plain.to_string()), "{cause}");
+    let spec = TopicSpec { name: TopicName::parse("a.b.c"), partitions: 1 };
+    let partition = Partition { topic: spec.name.clone(), index: 0 };
+    let event = Event::builder("1", "/s", "t").build().unwrap();
+    for error in [
+        bus.declare(&spec).await.err(),
+        bus.publish(&partition, vec![event.clone()]).await.err(),
+        bus.load("").await.err(),
+        bus.locate(&[(partition.clone(), From::First)]).await.err(),
+    ] {
+        assert!(matches!(&error, Some(BusError::Unavailable(why)) if why.contains("cannot reach")), "{error:?}");
+    }
+    broker.start().await;
+    health(&bus, |health| *health == Health::Up).await;
+    bus.declare(&spec).await.unwrap();
+    let stored = bus.publish(&partition, vec![event]).await.unwrap().await;
+    assert!(stored[0].is_ok(), "{stored:?}");
+    bus.close().await.unwrap();
+    broker.stop().await;
+    Ok(())
+}
+
+/// The next records' data, in order; what a reader says instead is an error.
+async fn data(reader: &mut dyn Reader, count: usize) -> Result<Vec<String>, BusError> {
+    let mut found = Vec::new();
+    while found.len() < count {
+        let batch = tokio::time::timeout(LATER, reader.next(1 << 20)).await.expect("records")?;
+        found
+            .extend(batch.records.iter().map(|record| String::from_utf8_lossy(record.event.data_slice()).into_owned()));
+    }
+    Ok(found)
+}
+
+pub(crate) async fn what_a_leader_with_a_fast_clock_wrote_is_no_other_log() -> Verdict {
+    let broker = Broker::prepare().await?;
+    broker.start().await;
+    let wire = "skew.a.b.c";
+    let settings = |kind| [("message.timestamp.type", kind), ("retention.ms", "-1")];
+    broker.make_topic_with(wire, 1, &settings("CreateTime")).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    let ahead = Record { timestamp: Some(now + 1_800_000), ..Record::new("fast").partition(0) };
+    broker.produce(wire, vec![ahead; 3]).await;
+    broker.set(wire, &settings("LogAppendTime")).await;
+
+    let bus = open(Brokers { addresses: broker.listeners.plain.to_string(), ..Brokers::default() }, "skew");
+    health(&bus, |health| *health == Health::Up).await;
+    let spec = TopicSpec { name: TopicName::parse("a.b.c"), partitions: 1 };
+    assert_eq!(bus.declare(&spec).await.unwrap().drift, Vec::<String>::new());
+    let partition = Partition { topic: spec.name.clone(), index: 0 };
+    let publish = async |range: std::ops::Range<usize>| {
+        let events = range.map(|n| Event::builder(n.to_string(), "/s", "t").data(n.to_string()).build().unwrap());
+        let stored = bus.publish(&partition, events.collect()).await.unwrap().await;
+        assert!(stored.iter().all(Result::is_ok), "{stored:?}");
+    };
+    let mut reader = bus.read(&partition, From::Next, 0).await.unwrap();
+    publish(0..5).await;
+    assert_eq!(data(&mut *reader, 5).await.unwrap(), ["0", "1", "2", "3", "4"]);
+    let restart = async || {
+        broker.kill().await;
+        health(&bus, |health| matches!(health, Health::Down(_))).await;
+        broker.start().await;
+        health(&bus, |health| *health == Health::Up).await;
+    };
+    restart().await;
+    publish(5..8).await;
+    assert_eq!(data(&mut *reader, 3).await.unwrap(), ["5", "6", "7"]);
+
+    // Another log is known by what lies in it, whatever its times are.
+    broker.delete_topic(wire).await;
+    broker.make_topic_with(wire, 1, &settings("LogAppendTime")).await;
+    broker.produce(wire, (0..20).map(|n| Record::new(format!("new {n}")).partition(0))).await;
+    restart().await;
+    let end = loop {
+        match data(&mut *reader, 1).await {
+            Err(BusError::Ahead { end }) => break end,
+            Err(BusError::Unavailable(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(end, Position(0));
+    bus.close().await.unwrap();
+    broker.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn credentials_log_in_or_are_named() -> Verdict {
+    let broker = kafka::shared().await?;
+    let brokers = |password: &str| Brokers {
+        addresses: broker.listeners.sasl.to_string(),
+        login: Some(Login {
+            mechanism: Mechanism::ScramSha512,
+            username: Secret::new(USER),
+            password: Secret::new(password),
+        }),
+        tls: None,
+    };
+    let good = open(brokers(PASSWORD), &broker.name("site"));
+    health(&good, |health| *health == Health::Up).await;
+    assert!(good.load("").await.unwrap().is_empty());
+    let wrong = open(brokers("wr0ng-secret-31"), &broker.name("site"));
+    let known = |health: &Health| matches!(health, Health::Down(why) if why.contains("uthentication"));
+    let Health::Down(cause) = health(&wrong, known).await else { unreachable!() };
+    assert!(cause.contains("check the user, the password and the mechanism"), "{cause}");
+    assert!(!format!("{cause} {wrong:?}").contains("wr0ng-secret"));
+    assert!(matches!(wrong.load("").await, Err(BusError::Unavailable(_))));
+    good.close().await.unwrap();
+    wrong.close().await.unwrap();
+    Ok(())
+}
+
+pub(crate) async fn a_manifest_with_credentials_runs() -> Verdict {
+    let broker = kafka::shared().await?;
+    let (name, sink) = (broker.name("web"), Sink::start().await);
+    let spec = format!(
+        "kafka:\n  brokers: \"{}\"\n  authRequired: true\n  tls: {{disabled: true}}\n  partitions: 2\n  \
+         sasl: {{mechanism: SCRAM-SHA-256, username: {USER}, passwordFrom: {{secretKeyRef: {{name: kafka, key: password}}}}}}",
+        broker.listeners.sasl
+    );
+    let home = Home::with(objects(&[
+        bus("default", &spec),
+        secret("kafka", "password", PASSWORD),
+        source(&name, "webhook: {in: {}}"),
+        pass(&format!("all-{name}"), &name, "in", &sink.url("/")),
+    ]));
+    let pipeline = Pipeline { home, name, sink };
+    let mut evoke = pipeline.home.run().await;
+    assert_eq!(pipeline.send(&evoke, "a", &[], "x").await, 202);
+    assert_eq!(pipeline.sink.wait(1, SOON).await[0].id(), "a");
+    evoke.stop().await;
+    assert_eq!(evoke.log().count(PASSWORD), 0, "the password is in the log");
+    Ok(())
+}
+
+pub(crate) async fn kafka_s_own_tools_see_how_far_a_trigger_is() -> Verdict {
+    let broker = kafka::shared().await?;
+    let (name, sink) = (broker.name("web"), Sink::start().await);
+    let (trigger_name, topic) = (format!("both-{name}"), format!("default.{name}.in"));
+    let group = format!("default.{trigger_name}");
+    let to = |subscriber: &str| {
+        format!("{{name: {subscriber}, condition: it, sink: {{uri: \"{}\"}}}}", sink.url(&format!("/{subscriber}")))
+    };
+    let home = Home::with(objects(&[
+        bus("default", &format!("kafka: {{brokers: \"{}\", partitions: 2}}", broker.listeners.plain)),
+        source(&name, "webhook: {in: {}}"),
+        trigger(
+            &trigger_name,
+            &format!(
+                "inputs: {{it: {{eventSource: {name}, event: in}}}}\nsubscribers: [{}, {}]",
+                to("fast"),
+                to("slow")
+            ),
+        ),
+    ]));
+    let pipeline = Pipeline { home, name, sink };
+    let Pipeline { home, sink, .. } = &pipeline;
+    let send = async |evoke: &Evoke, ids: std::ops::Range<usize>| {
+        for n in ids {
+            assert_eq!(pipeline.send(evoke, &n.to_string(), &[], "x").await, 202);
+        }
+    };
+    let lag = async || {
+        let (ends, committed) = (broker.ends(&topic, 2).await, broker.committed(&group, &topic, 2).await);
+        (committed.len() == 2).then(|| ends.iter().map(|(p, end)| end - committed[p]).collect::<Vec<_>>())
+    };
+    let shows = async |what: &str, events: i64| {
+        eventually(what, SOON, async || (lag().await?.iter().sum::<i64>() == events).then_some(())).await;
+    };
+    let mut evoke = home.run().await;
+    send(&evoke, 0..20).await;
+    sink.wait(40, SOON).await;
+    shows("both have everything", 0).await;
+
+    evoke.stop().await;
+    let slow = format!("{trigger_name}/slow");
+    let (code, text) = home.tool_without_evoke(&["subscription", "pause", &slow]).await;
+    assert_eq!(code, Some(0), "{text}");
+    let mut evoke = home.run().await;
+    send(&evoke, 20..27).await;
+    sink.wait_at("/fast", 27, SOON).await;
+    let labels = [("trigger", &*trigger_name), ("subscriber", "slow")];
+    evoke.metric("evoke_subscription_lag_events", &labels, 7.0, SOON).await;
+    shows("the one that is behind counts", 7).await;
+    let (code, text) = home.tool(&["subscription", "resume", &slow]).await;
+    assert_eq!(code, Some(0), "{text}");
+    sink.wait_at("/slow", 27, SOON).await;
+    shows("it has caught up", 0).await;
+
+    send(&evoke, 27..30).await;
+    sink.wait_at("/fast", 30, SOON).await;
+    sink.wait_at("/slow", 30, SOON).await;
+    evoke.stop().await;
+    assert_eq!(lag().await, Some(vec![0, 0]), "the last positions are shown at the end");
+    assert!(broker.members(&group).await.is_empty(), "nobody joins the group");
+    assert_eq!(evoke.log().count("tools do not see"), 0);
+    Ok(())
+}
+
+pub(crate) async fn tls_is_spoken_and_a_stranger_is_named() -> Verdict {
+    let (broker, authority) = (kafka::shared().await?, tls::authority().await?);
+    let (ca, client, listeners) = (authority.ca(), authority.client(), broker.listeners);
+    let [mutual, sasl] = [listeners.mutual_tls, listeners.sasl_tls].map(|address| address.to_string());
+    let files = |name: &str| {
+        format!(
+            "partitions: 1, tls: {{caFrom: {{file: {ca:?}}}, certFrom: {{file: {:?}}}, keyFrom: {{file: {:?}}}, serverName: {name}}}",
+            client.cert, client.key
+        )
+    };
+    let login = format!(
+        "partitions: 1, authRequired: true, sasl: {{username: {USER}, password: {PASSWORD}}}, tls: {{caFrom: {{file: {ca:?}}}}}"
+    );
+    let pipeline = Pipeline::at(&mutual, broker.name("web"), "tls: {}").await;
+    for (more, said) in [
+        ("tls: {}".to_owned(), &["SSL handshake failed", "for a private authority set `tls.ca`"][..]),
+        (files("other.test"), &["as \"other.test\"", "other.test"]),
+    ] {
+        pipeline.on(&mutual, &more);
+        let mut evoke = pipeline.home.evoke().start().await;
+        evoke.waits_for(&[&["bus default.default", &mutual], said].concat(), LATER).await;
+        evoke.signal(Signal::TERM);
+        evoke.ended(LATER).await;
+    }
+    for (id, brokers, more) in [("certificate", &mutual, files("broker.test")), ("password", &sasl, login)] {
+        pipeline.on(brokers, &more);
+        let mut evoke = pipeline.home.run().await;
+        assert_eq!(pipeline.send(&evoke, id, &[], "x").await, 202);
+        pipeline.sink.wait_all(&[id.to_owned()].into(), SOON).await;
+        evoke.stop().await;
+    }
+    Ok(())
+}
+
+pub(crate) async fn partitions_that_others_add_are_taken_up() -> Verdict {
+    let broker = kafka::shared().await?;
+    let pipeline = Pipeline::new(&broker, "partitions: 2").await;
+    let (name, topic) = (&pipeline.name, pipeline.topic());
+    let mut sent = BTreeSet::new();
+    let mut evoke = pipeline.home.run().await;
+    let mut more = async |evoke: &Evoke, ids: std::ops::Range<usize>| {
+        for id in ids.map(|n| n.to_string()) {
+            assert_eq!(pipeline.send(evoke, &id, &[], "x").await, 202);
+            sent.insert(id);
+        }
+        pipeline.sink.wait_all(&sent, SOON).await;
+    };
+    more(&evoke, 0..10).await;
+    broker.grow_topic(&topic, 4).await;
+    // Whoever makes use of them before evoke does has written nothing in vain.
+    let foreign = broker.produce(&topic, [2, 3].map(|partition| Record::new("early").partition(partition))).await;
+    more(&evoke, 10..20).await;
+
+    // A change of the Trigger is enough to have them read, from their beginning.
+    let spec = format!(
+        "inputs: {{it: {{eventSource: {name}, event: in}}}}\n\
+         subscribers: [{{name: all, condition: it, sink: {{uri: \"{}\"}}, delivery: {{timeout: PT20S}}}}]",
+        pipeline.sink.url("/")
+    );
+    pipeline.home.write(
+        "evoke.yaml",
+        objects(&[
+            bus("default", &format!("kafka: {{brokers: \"{}\", partitions: 2}}", broker.listeners.plain)),
+            source(name, "webhook: {in: {}}"),
+            trigger(&format!("all-{name}"), &spec),
+        ]),
+    );
+    let foreign: BTreeSet<String> = foreign.into_iter().map(|placed| placed.id).collect();
+    pipeline.sink.wait_all(&foreign, SOON).await;
+    evoke.log().wait_for(&["somebody gave the topic more partitions", &topic], SOON).await;
+    evoke.log().wait_for(&["the new ones are read from their start", &topic], SOON).await;
+    more(&evoke, 20..30).await;
+    evoke.stop().await;
+
+    // From its next start on it writes to them too.
+    let mut evoke = pipeline.home.run().await;
+    more(&evoke, 30..60).await;
+    evoke.stop().await;
+    let written = records(&broker, &topic, 62).await;
+    let partitions: BTreeSet<i32> = written.iter().filter(|record| record.3 == b"x").map(|record| record.0).collect();
+    assert_eq!(partitions, [0, 1, 2, 3].into());
+    sent.extend(foreign);
+    assert_conserved(&sent, [&pipeline.sink.delivered()], 0);
+    Ok(())
+}
+
+pub(crate) async fn copies_survive_a_broker_and_too_many_are_named() -> Verdict {
+    let cluster = Cluster::start().await?;
+    let [first, second, _] = &cluster.nodes[..] else { panic!("three brokers") };
+    let brokers = cluster.addresses();
+    let pipeline = Pipeline::at(&brokers, "web".to_owned(), "partitions: 4, replication: 4").await;
+    let mut evoke = pipeline.home.evoke().start().await;
+    evoke.waits_for(&["bus default.default", "fewer brokers than `replication` says"], LATER).await;
+    evoke.signal(Signal::TERM);
+    evoke.ended(LATER).await;
+
+    pipeline.on(&brokers, "partitions: 4, replication: 3");
+    let run = pipeline.home.evoke();
+    let mut evoke = run.clone().ready().await;
+    let load = Load::start(&run.webhook(&pipeline.path()));
+    load.more(200, LATER).await;
+    let topics = [pipeline.topic(), "_evoke.state".to_owned(), "_evoke.deadletters".to_owned()];
+    let mut leaders = BTreeSet::new();
+    for topic in &topics {
+        for copies in first.copies(topic).await {
+            assert_eq!(copies.wanted, 3, "{topic}");
+            leaders.insert(copies.leader);
+        }
+    }
+    assert!(leaders.contains(&2), "the one that is killed leads some of it: {leaders:?}");
+    second.kill().await;
+    eventually("the others lead everything", LATER, async || {
+        let copies = first.copies(&topics[0]).await;
+        copies.iter().all(|copies| copies.leader != 2 && copies.in_sync == 2).then_some(())
+    })
+    .await;
+    load.more(200, LATER).await;
+    evoke.ready(LATER).await;
+    second.start().await;
+    eventually("all have everything again", LATER, async || {
+        first.copies(&topics[0]).await.iter().all(|copies| copies.in_sync == 3).then_some(())
+    })
+    .await;
+    load.more(100, LATER).await;
+    let Sent { ids: sent, again: resent } = load.end().await;
+    pipeline.sink.wait_all(&sent, LATER).await;
+    evoke.stop().await;
+    let found = assert_conserved(&sent, [&pipeline.sink.delivered()], 2 * PER_OUTAGE + resent);
+    println!("Kafka bus, one of three killed: {} sent, {resent} sent again, {} repeats", sent.len(), found.repeats);
+    futures_util::future::join_all(cluster.nodes.iter().map(Broker::stop)).await;
+    Ok(())
+}

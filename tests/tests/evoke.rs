@@ -1,0 +1,337 @@
+//! Real servers, the evoke binary, and what arrives where: one test binary, one module a subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, and reports on standard output"
+)]
+
+mod bus_jetstream;
+mod bus_kafka;
+mod bus_redis;
+mod clock;
+mod cluster_bus;
+mod conditions;
+mod conformance;
+mod cron_source;
+mod dead_letters;
+mod delivery;
+mod disk_full;
+mod durability;
+mod examples;
+mod faults;
+mod functions;
+mod kafka_cluster;
+mod kafka_source;
+mod kill_loop;
+mod lifecycle;
+mod metrics;
+mod mqtt_source;
+mod nats_source;
+mod quickstart;
+mod rate_limit;
+mod redis_source;
+mod reload;
+mod replay;
+mod reply;
+mod sharing;
+mod subscriptions;
+mod tools;
+mod validate;
+mod webhook_source;
+
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evoke_tests::case::{self, Skipped, Verdict};
+use evoke_tests::{scratch, servers};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use tokio::runtime::Runtime;
+
+/// Most of a test is waiting for servers and processes, so more of them run at once than a small machine has cores.
+const TESTS_AT_ONCE: usize = 3;
+const LIMIT: Duration = Duration::from_secs(180);
+const LONG: Duration = Duration::from_secs(900);
+
+/// Name, time limit, body.
+type Listed = (&'static str, Duration, fn() -> Test);
+type Test = Pin<Box<dyn Future<Output = Verdict>>>;
+
+/// Every test by module and name; an `async fn` that is missing here is dead code, which the lints refuse.
+macro_rules! tests {
+    ($($module:ident [$limit:expr]: $($test:ident),+ $(,)?;)+) => {
+        vec![$($((
+            concat!(stringify!($module), "::", stringify!($test)),
+            $limit,
+            (|| Box::pin($module::$test())) as fn() -> Test,
+        )),+),+]
+    };
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(TESTS_AT_ONCE);
+    case::capture_panics();
+    let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap());
+    let tests: Vec<Listed> = tests! {
+        bus_redis [LIMIT]:
+            events_are_readable_on_the_wire_and_foreign_ones_are_taken,
+            a_server_that_is_killed_under_load_loses_nothing,
+            evoke_that_is_killed_goes_on_where_it_was,
+            a_server_that_is_down_at_start_is_waited_for,
+            wrong_credentials_are_named_and_right_ones_work_over_tls,
+            a_server_that_evicts_is_refused_by_name,
+            a_server_without_streams_is_named,
+            a_user_that_may_not_publish_is_named,
+            a_full_server_pauses_and_resumes,
+            max_bytes_pauses_and_resumes,
+            a_failover_loses_nothing_that_replicas_have,
+            a_replica_that_is_late_has_nothing_sent_again,
+            a_cluster_of_three_is_one_bus,
+            a_server_that_came_back_empty_is_counted_and_goes_on;
+        bus_kafka [LIMIT]:
+            an_event_crosses_the_bus_as_every_kafka_client_reads_it,
+            a_killed_broker_comes_back_and_nothing_is_lost,
+            a_frozen_broker_goes_on_and_nothing_is_lost,
+            evoke_survives_kills_on_a_kafka_bus,
+            a_topic_with_fewer_partitions_is_used_as_it_is,
+            an_event_that_the_topic_does_not_take_is_a_dead_letter,
+            a_topic_made_again_is_read_from_its_beginning,
+            a_broker_that_is_down_at_the_start_is_waited_for,
+            what_a_leader_with_a_fast_clock_wrote_is_no_other_log,
+            credentials_log_in_or_are_named,
+            a_manifest_with_credentials_runs,
+            kafka_s_own_tools_see_how_far_a_trigger_is,
+            tls_is_spoken_and_a_stranger_is_named,
+            partitions_that_others_add_are_taken_up;
+        bus_kafka [LONG]:
+            a_leader_that_goes_away_loses_nothing,
+            copies_survive_a_broker_and_too_many_are_named;
+        clock [LIMIT]:
+            a_clock_that_steps_back_holds_up_nothing,
+            a_clock_that_is_not_the_broker_s_is_a_warning;
+        cluster_bus [LIMIT]:
+            the_bus_of_a_namespace_goes_before_that_of_the_cluster,
+            a_secret_is_looked_for_where_it_may_be;
+        bus_jetstream [LIMIT]:
+            events_lie_on_the_servers_in_binary_mode_and_foreign_ones_are_read,
+            servers_that_are_down_at_start_are_waited_for,
+            a_server_that_is_killed_and_frozen_under_load_loses_nothing,
+            evoke_that_is_killed_under_load_goes_on_where_it_was,
+            every_way_to_log_in_works_and_a_refusal_is_named,
+            tls_is_spoken_and_a_stranger_is_named,
+            a_stream_with_other_settings_is_changed_or_named,
+            a_full_stream_blocks_and_goes_on,
+            what_a_stream_drops_is_named_whenever_it_does,
+            an_event_above_the_servers_limit_is_dead_lettered_with_the_cause,
+            no_more_is_put_aside_than_the_servers_take_as_a_position,
+            a_stream_made_anew_with_fewer_partitions_is_noticed,
+            an_event_that_is_published_again_is_stored_once_and_counted,
+            a_leader_that_goes_away_loses_nothing;
+        conditions [LIMIT]:
+            conditions_read_attributes_and_data,
+            a_join_needs_both_and_reads_the_latest,
+            a_join_survives_restart_and_kill;
+        cron_source [LIMIT]:
+            ticks_come_on_time_and_once,
+            missed_ticks_are_caught_up_where_asked;
+        dead_letters [LIMIT]:
+            dead_letters_are_listed_shown_and_purged,
+            a_redrive_goes_to_the_one_subscriber_as_the_event_was,
+            a_redrive_survives_kills,
+            what_nobody_runs_is_left_alone,
+            a_redrive_without_evoke_delivers_by_itself;
+        delivery [LIMIT]:
+            what_may_work_later_is_retried_until_it_does,
+            retry_after_is_honoured,
+            what_fails_for_good_is_dead_lettered_with_its_cause,
+            a_dead_letter_topic_is_read_by_a_trigger,
+            a_topic_passes_events_on,
+            one_bad_subscriber_neither_delays_nor_repeats_for_others,
+            max_in_flight_is_real,
+            events_of_one_key_keep_their_order,
+            a_sink_that_comes_back_gets_everything,
+            a_redirect_is_not_followed,
+            what_can_never_work_is_a_dead_letter_at_once,
+            a_long_retry_has_no_place_and_holds_back_its_key_alone,
+            a_function_is_reached_by_every_name_it_has;
+        disk_full [LIMIT]:
+            a_full_disk_pauses_sources_and_loses_nothing;
+        durability [LIMIT]:
+            no_answer_leaves_before_its_data_is_synced;
+        examples [LIMIT]:
+            the_same_pipeline_runs_on_every_bus;
+        faults [faults::limit()]:
+            an_embedded_bus_loses_nothing,
+            a_bus_on_jetstream_loses_nothing,
+            a_bus_on_kafka_loses_nothing,
+            a_bus_on_redis_loses_nothing;
+        functions [LIMIT]:
+            a_function_gets_its_environment_and_its_output_has_its_name,
+            a_function_that_exits_at_once_is_started_again_and_named,
+            a_function_that_dies_comes_back_and_gets_what_it_did_not_finish,
+            hangs_and_garbage_end_in_the_dead_letter_and_stop_nothing_else,
+            sigterm_lets_a_function_finish,
+            a_function_that_ignores_sigterm_is_killed,
+            nothing_is_left_behind_by_a_kill;
+        kafka_cluster [LONG]:
+            a_broker_that_is_down_at_start_is_waited_for,
+            a_broker_that_is_killed_and_comes_back_loses_nothing,
+            a_second_evoke_joins_and_leaves_the_group,
+            a_foreign_consumer_joins_and_leaves_the_group,
+            a_broker_that_freezes_loses_nothing;
+        kafka_source [LIMIT]:
+            a_plain_record_keeps_key_headers_and_position,
+            a_record_that_is_an_event_is_taken_as_one,
+            what_cannot_be_an_event_is_dead_lettered_and_passed_by,
+            reading_starts_where_the_manifest_says,
+            sasl_and_tls_log_in,
+            a_client_certificate_logs_in,
+            rejected_credentials_are_named_and_hold_up_nobody_else,
+            a_sink_without_a_bus_holds_the_commit;
+        kill_loop [LONG]:
+            kafka_records_survive_twenty_kills,
+            webhook_events_survive_twenty_kills;
+        lifecycle [LIMIT]:
+            wrong_usage_is_2_and_what_cannot_start_is_1,
+            a_port_that_is_taken_is_named,
+            the_drain_finishes_what_is_under_way,
+            a_second_signal_ends_at_once_and_loses_nothing,
+            ctrl_c_drains_as_sigterm_does,
+            one_evoke_uses_a_data_directory,
+            a_log_that_was_cut_off_is_taken_up,
+            set_and_bus_run_a_cluster_s_manifests,
+            the_admin_address_answers_this_machine_only,
+            logs_are_json_where_asked,
+            a_bus_becomes_another_kind_when_nothing_waits_or_it_is_abandoned;
+        metrics [LIMIT]:
+            a_scrape_is_what_the_docs_say,
+            no_secret_shows_anywhere;
+        mqtt_source [LIMIT]:
+            messages_become_events,
+            the_older_version_is_spoken_where_asked,
+            a_message_that_is_an_event_is_taken_as_one,
+            what_is_too_large_is_dead_lettered_and_passed_by,
+            a_retained_message_and_a_will_come_as_they_are,
+            nothing_is_acknowledged_before_it_is_durable,
+            what_is_published_while_evoke_is_away_arrives,
+            a_kill_of_evoke_under_load_loses_nothing,
+            a_broker_that_is_killed_and_comes_back_loses_nothing,
+            rejected_credentials_are_named,
+            a_topic_that_may_not_be_read_is_named,
+            a_client_certificate_logs_in,
+            a_client_that_takes_the_session_over_is_named,
+            processes_share_a_subscription;
+        nats_source [LIMIT]:
+            messages_of_a_subject_become_events,
+            a_queue_group_shares_the_messages_of_a_subject,
+            messages_of_a_stream_become_events,
+            a_consumer_starts_where_the_manifest_says,
+            nothing_is_acknowledged_before_it_is_settled,
+            kills_of_evoke_and_of_the_server_lose_nothing,
+            two_processes_share_a_consumer,
+            a_consumer_that_is_gone_is_made_again,
+            each_way_to_log_in_and_one_that_is_refused,
+            what_the_user_may_not_read_is_named,
+            a_subject_that_nobody_publishes_on_is_ready;
+        quickstart [LIMIT]:
+            the_readme_shows_an_event_go_through,
+            send_posts_an_event;
+        rate_limit [LIMIT]:
+            a_rate_is_kept_over_a_reload_and_holds_nobody_else_back,
+            a_repeat_is_not_delivered_over_a_restart_and_a_kill,
+            a_new_subscription_starts_where_it_says_and_an_old_one_goes_on;
+        redis_source [LIMIT]:
+            stream_entries_become_events,
+            a_stream_starts_where_the_manifest_says,
+            channel_messages_become_events,
+            list_items_survive_a_kill,
+            an_acl_user_over_tls_reads_its_database,
+            rejected_credentials_are_named,
+            a_server_that_is_down_and_comes_back_loses_nothing,
+            sentinel_names_the_new_master;
+        reload [LIMIT]:
+            a_reload_under_load_loses_nothing,
+            an_error_keeps_the_running_pipeline,
+            only_what_changed_is_touched,
+            what_goes_and_comes_back_keeps_its_position,
+            a_bus_cannot_change_while_it_runs;
+        replay [LIMIT]:
+            a_replay_delivers_a_part_again_and_moves_nothing,
+            todays_condition_applies_and_what_fails_is_a_dead_letter,
+            a_replay_survives_kills,
+            events_go_to_another_sink_where_asked,
+            the_password_of_another_sink_is_sent_and_shown_nowhere,
+            a_job_is_cancelled_and_waits_while_its_subscription_is_paused;
+        subscriptions [LIMIT]:
+            a_list_says_where_a_subscription_is,
+            pause_and_resume_are_kept,
+            only_what_runs_nowhere_is_deleted,
+            what_another_evoke_runs_on_a_broker_is_not_deleted,
+            tools_say_where_they_looked,
+            wrong_usage_of_the_tools_is_2,
+            only_its_owner_reaches_the_socket_and_only_the_token_changes_over_tcp;
+        reply [LIMIT]:
+            an_answer_goes_back_on_the_bus,
+            every_reply_arrives_over_a_kill,
+            what_only_claims_to_be_an_event_is_tried_again_and_dead_lettered,
+            functions_that_answer_each_other_are_cut_off;
+        sharing [LIMIT]:
+            processes_come_and_go_and_nothing_is_repeated,
+            processes_come_and_go_on_jetstream,
+            processes_come_and_go_on_kafka,
+            a_killed_process_is_replaced_under_load,
+            a_killed_process_is_replaced_on_jetstream,
+            a_killed_process_is_replaced_on_kafka,
+            a_stopped_process_is_replaced_and_comes_back_harmless,
+            a_copied_data_directory_is_refused,
+            a_tick_is_fired_once_over_all_processes;
+        tools [LIMIT]:
+            they_work_on_jetstream,
+            they_work_on_kafka,
+            they_work_on_redis;
+        validate [LIMIT]:
+            every_error_has_its_place_and_a_fix,
+            the_same_as_json,
+            one_broken_file_of_ten_hides_nothing_of_the_others,
+            two_objects_of_one_name_are_refused,
+            what_openfunction_accepts_and_ignores_is_a_warning,
+            partial_takes_references_for_granted,
+            set_and_bus_are_checked_too,
+            no_manifest_kills_it,
+            a_source_with_neither_bus_nor_sink_is_refused,
+            every_manifest_in_the_docs_is_right,
+            every_example_is_right,
+            every_test_that_the_guarantees_name_is_there;
+        webhook_source [LIMIT]:
+            binary_structured_and_batched_events_arrive_as_they_are,
+            structured_data_keeps_its_bytes,
+            a_plain_body_becomes_an_event,
+            path_method_and_port_are_as_the_manifest_says,
+            only_who_may_send_can,
+            what_is_no_event_is_refused_by_name,
+            the_handshake_allows_a_sender,
+            a_full_bus_answers_503_and_what_was_accepted_arrives,
+            a_sink_without_a_bus_settles_the_answer;
+    };
+    let trials = tests
+        .into_iter()
+        .chain(conformance::tests())
+        .map(|(name, limit, test)| trial(runtime.clone(), name, limit, test))
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    runtime.block_on(servers::stop_shared());
+    scratch::clean();
+    conclusion.exit_code()
+}
+
+fn trial(runtime: Arc<Runtime>, name: &'static str, limit: Duration, test: fn() -> Test) -> Trial {
+    Trial::ignorable_test(name, move || match runtime.block_on(case::run(limit, test())) {
+        Ok(Ok(())) => Ok(Completion::Completed),
+        Ok(Err(Skipped(reason))) => Ok(Completion::ignored_with(reason)),
+        Err(report) => Err(Failed::from(report)),
+    })
+}

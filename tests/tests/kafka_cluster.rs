@@ -1,0 +1,187 @@
+//! Kafka sources when brokers and group members come and go.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use evoke_tests::case::Verdict;
+use evoke_tests::evoke::Home;
+use evoke_tests::http::{Answer, Sink};
+use evoke_tests::ledger::{Counts, assert_conserved};
+use evoke_tests::manifests::{objects, pass, source};
+use evoke_tests::servers::kafka::{self, Broker, Record, produce};
+use evoke_tests::{SOON, eventually};
+use rdkafka::Message;
+use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
+use tokio::task::JoinSet;
+
+/// What one rebalance may repeat: what evoke had read and not committed when the partition was taken.
+const IN_FLIGHT: usize = 500;
+
+fn manifests(broker: &Broker, topic: &str, group: &str, sink: &Sink) -> String {
+    let spec = format!(
+        "kafka:\n  orders: {{brokers: \"{}\", authRequired: false, topic: {topic}, startAt: earliest, consumerGroup: {group}}}",
+        broker.listeners.plain
+    );
+    objects(&[source("kafka", &spec), pass("all", "kafka", "orders", &sink.url("/"))])
+}
+
+/// Produces to all partitions until told to stop, and returns the ids.
+struct Load {
+    stop: Arc<AtomicBool>,
+    task: JoinSet<BTreeSet<String>>,
+}
+
+impl Load {
+    fn start(broker: &Broker, topic: &str) -> Self {
+        let (stop, producer, topic) = (Arc::new(AtomicBool::new(false)), broker.producer(), topic.to_owned());
+        let (mut task, stopped) = (JoinSet::new(), stop.clone());
+        task.spawn(async move {
+            let mut ids = BTreeSet::new();
+            let mut pace = tokio::time::interval(Duration::from_millis(20));
+            let mut n = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                pace.tick().await;
+                let records = (n..n + 20).map(|n| Record::new(format!("record {n}")).partition(n % 4));
+                ids.extend(produce(&producer, &topic, records).await.into_iter().map(|placed| placed.id));
+                n += 20;
+            }
+            ids
+        });
+        Self { stop, task }
+    }
+
+    async fn stop(mut self) -> BTreeSet<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.join_next().await.unwrap().unwrap()
+    }
+}
+
+pub(crate) async fn a_broker_that_is_down_at_start_is_waited_for() -> Verdict {
+    let broker = Broker::prepare().await?;
+    let (sink, own) = (Sink::start().await, "orders");
+    let home = Home::with(manifests(&broker, own, "g", &sink));
+    let mut evoke = home.evoke().start().await;
+    evoke.waits_for(&["kafka/orders"], SOON).await;
+    broker.start().await;
+    broker.make_topic(own, 2).await;
+    let placed = broker.produce(own, (0..10).map(|n| Record::new(n.to_string()))).await;
+    evoke.ready(Duration::from_secs(60)).await;
+    sink.wait_delivered(10, SOON).await;
+    let ids = placed.into_iter().map(|placed| placed.id).collect();
+    assert_conserved(&ids, [&sink.delivered()], 0);
+    evoke.stop().await;
+    broker.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn a_broker_that_is_killed_and_comes_back_loses_nothing() -> Verdict {
+    let broker = Broker::prepare().await?;
+    broker.start().await;
+    let topic = broker.topic(4).await;
+    let sink = Sink::start().await;
+    let home = Home::with(manifests(&broker, &topic, "g", &sink));
+    let mut evoke = home.run().await;
+    let mut sent = BTreeSet::new();
+    for round in 0..2 {
+        let placed = broker.produce(&topic, (0..500).map(|n| Record::new(n.to_string()))).await;
+        sent.extend(placed.into_iter().map(|placed| placed.id));
+        // Somewhere in the middle of the records.
+        sink.wait_delivered(round * 500 + 100, SOON).await;
+        broker.kill().await;
+        evoke.waits_for(&["kafka/orders"], Duration::from_secs(60)).await;
+        broker.start().await;
+        evoke.ready(Duration::from_secs(60)).await;
+    }
+    let placed = broker.produce(&topic, (0..500).map(|n| Record::new(n.to_string()))).await;
+    sent.extend(placed.into_iter().map(|placed| placed.id));
+    sink.wait_delivered(1500, Duration::from_secs(60)).await;
+    evoke.stop().await;
+    assert_conserved(&sent, [&sink.delivered()], 2 * IN_FLIGHT);
+    broker.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn a_second_evoke_joins_and_leaves_the_group() -> Verdict {
+    let broker = kafka::shared().await?;
+    let (topic, group) = (broker.topic(4).await, broker.name("group"));
+    let sink = Sink::scripted(|_| Answer::After(Duration::from_millis(5), Box::new(Answer::Status(200)))).await;
+    let first = Home::with(manifests(&broker, &topic, &group, &sink));
+    let second = Home::with(manifests(&broker, &topic, &group, &sink));
+    let mut one = first.run().await;
+    let load = Load::start(&broker, &topic);
+    sink.wait_delivered(200, SOON).await;
+    let mut two = second.run().await;
+    eventually("two members", SOON, async || (broker.members(&group).await.len() == 2).then_some(())).await;
+    two.metric("evoke_bus_published_events_total", &[], 500.0, SOON).await;
+    two.stop().await;
+    eventually("one member", SOON, async || (broker.members(&group).await.len() == 1).then_some(())).await;
+    let so_far = sink.delivered_count();
+    sink.wait_delivered(so_far + 500, SOON).await;
+    let sent = load.stop().await;
+    // What the second one took over and did not deliver before its end waits in its own data directory.
+    let mut two = second.run().await;
+    sink.wait_all(&sent, SOON).await;
+    two.stop().await;
+    one.stop().await;
+    let found = assert_conserved(&sent, [&sink.delivered()], 2 * IN_FLIGHT);
+    println!("rebalance between two evokes: {} sent, {} repeated", sent.len(), found.repeats);
+    Ok(())
+}
+
+pub(crate) async fn a_foreign_consumer_joins_and_leaves_the_group() -> Verdict {
+    let broker = kafka::shared().await?;
+    let (topic, group) = (broker.topic(4).await, broker.name("group"));
+    let sink = Sink::start().await;
+    let home = Home::with(manifests(&broker, &topic, &group, &sink));
+    let mut evoke = home.run().await;
+    let load = Load::start(&broker, &topic);
+    sink.wait_delivered(200, SOON).await;
+    let mut config = broker.client();
+    config.set("group.id", &group).set("auto.offset.reset", "earliest").set("enable.auto.commit", "false");
+    config.set("partition.assignment.strategy", "cooperative-sticky");
+    let consumer: StreamConsumer = config.create().unwrap();
+    consumer.subscribe(&[&topic]).unwrap();
+    let mut foreign = Counts::new();
+    let taken = tokio::time::timeout(SOON, async {
+        while foreign.len() < 200 {
+            let message = consumer.recv().await.unwrap();
+            let id = format!("{topic}/{}/{}", message.partition(), message.offset());
+            *foreign.entry(id).or_default() += 1;
+            consumer.commit_message(&message, CommitMode::Async).unwrap();
+        }
+    });
+    taken.await.expect("the foreign consumer gets a share");
+    consumer.commit_consumer_state(CommitMode::Sync).unwrap();
+    consumer.unsubscribe();
+    drop(consumer);
+    let sent = load.stop().await;
+    let left: BTreeSet<String> = sent.iter().filter(|id| !foreign.contains_key(*id)).cloned().collect();
+    sink.wait_all(&left, Duration::from_secs(60)).await;
+    evoke.stop().await;
+    let found = assert_conserved(&sent, [&sink.delivered(), &foreign], 2 * IN_FLIGHT);
+    println!("rebalance with a foreign consumer: {} sent, {} repeated", sent.len(), found.repeats);
+    Ok(())
+}
+
+pub(crate) async fn a_broker_that_freezes_loses_nothing() -> Verdict {
+    let broker = Broker::prepare().await?;
+    broker.start().await;
+    let topic = broker.topic(2).await;
+    let sink = Sink::start().await;
+    let home = Home::with(manifests(&broker, &topic, "g", &sink));
+    let mut evoke = home.run().await;
+    let placed = broker.produce(&topic, (0..2000).map(|n| Record::new(n.to_string()))).await;
+    sink.wait_delivered(50, SOON).await;
+    broker.freeze();
+    evoke.waits_for(&["kafka/orders"], Duration::from_secs(120)).await;
+    broker.thaw();
+    sink.wait_delivered(2000, Duration::from_secs(60)).await;
+    evoke.ready(Duration::from_secs(60)).await;
+    let sent = placed.into_iter().map(|placed| placed.id).collect();
+    assert_conserved(&sent, [&sink.delivered()], 2 * IN_FLIGHT);
+    evoke.stop().await;
+    broker.stop().await;
+    Ok(())
+}

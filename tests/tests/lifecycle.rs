@@ -1,0 +1,277 @@
+//! How evoke starts, ends, and what its options do.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use evoke_tests::case::Verdict;
+use evoke_tests::evoke::{Evoke, Home, command};
+use evoke_tests::http::{Answer, Sink, get, request};
+use evoke_tests::ledger::assert_conserved;
+use evoke_tests::manifests::{bare_source, bus, objects, pass, source};
+use evoke_tests::process::Signal;
+use evoke_tests::servers::redis::Redis;
+use evoke_tests::{SOON, eventually};
+
+fn webhook_to(sink: &Sink) -> Home {
+    Home::with(objects(&[source("web", "webhook: {in: {}}"), pass("t", "web", "in", &sink.url("/"))]))
+}
+
+async fn send(evoke: &Evoke, id: &str) {
+    let headers = [("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "/s"), ("ce-type", "t")];
+    assert_eq!(evoke.post("/default/web/in", &headers, "x").await.status, 202);
+}
+
+pub(crate) async fn wrong_usage_is_2_and_what_cannot_start_is_1() -> Verdict {
+    for args in [&["run"][..], &["run", "x", "--nope"], &["fly"], &["validate"], &["run", "x", "--set", "nonsense"]] {
+        let (code, text) = command(args).await;
+        assert_eq!(code, Some(2), "{args:?}: {text}");
+        assert!(!text.is_empty());
+    }
+    let home = Home::new();
+    let (status, log) = home.evoke().paths(["/nowhere/at/all"]).output(SOON).await;
+    assert_eq!(status.code(), Some(1), "{}", log.text());
+    assert!(log.count("/nowhere/at/all") == 1, "one clear message: {}", log.text());
+
+    home.write("evoke.yaml", source("web", "webhook: {in: {}}"));
+    let (status, log) = home.evoke().args(["--set", "EventSource/web:webhook.in.pth=/x"]).output(SOON).await;
+    assert_eq!(status.code(), Some(1), "{}", log.text());
+    assert!(log.count("pth") > 0, "{}", log.text());
+    Ok(())
+}
+
+pub(crate) async fn a_port_that_is_taken_is_named() -> Verdict {
+    let sink = Sink::start().await;
+    let home = webhook_to(&sink);
+    let mut first = home.run().await;
+    let data = home.path().join("other");
+    let taken = first.admin("").replace("http://", "");
+    let (status, log) = home.evoke().data(&data).admin_at(&taken).output(SOON).await;
+    assert_eq!(status.code(), Some(1), "{}", log.text());
+    assert!(log.count(&taken) > 0 && log.count("in use") > 0, "{}", log.text());
+    // A webhook's port is waited for, as a broker is.
+    let taken = first.webhook("").replace("http://", "");
+    let mut second = home.evoke().data(&data).listen_at(&taken).start().await;
+    second.waits_for(&["web/in", &taken], SOON).await;
+    first.stop().await;
+    second.ready(SOON).await;
+    second.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn the_drain_finishes_what_is_under_way() -> Verdict {
+    let sink = Sink::scripted(|_| Answer::After(Duration::from_millis(300), Box::new(Answer::Status(200)))).await;
+    let home = webhook_to(&sink);
+    let mut evoke = home.run().await;
+    let sent: BTreeSet<String> = (0..400).map(|n| n.to_string()).collect();
+    for id in &sent {
+        send(&evoke, id).await;
+    }
+    evoke.stop().await;
+    let at_stop = sink.delivered().len();
+    assert!(at_stop > 0);
+    let mut evoke = home.run().await;
+    sink.wait_delivered(sent.len(), SOON).await;
+    evoke.stop().await;
+    assert_conserved(&sent, [&sink.delivered()], 0);
+    Ok(())
+}
+
+pub(crate) async fn a_second_signal_ends_at_once_and_loses_nothing() -> Verdict {
+    let sink = Sink::scripted(|_| Answer::Hang).await;
+    let home = webhook_to(&sink);
+    let mut evoke = home.run().await;
+    send(&evoke, "1").await;
+    sink.wait(1, SOON).await;
+    evoke.signal(Signal::TERM);
+    evoke.log().wait_for(&["SIGTERM"], SOON).await;
+    assert!(evoke.is_running(), "it drains");
+    evoke.signal(Signal::INT);
+    let status = evoke.ended(Duration::from_secs(3)).await;
+    assert_ne!(status.code(), Some(0), "it was no clean drain");
+    sink.script(|_| Answer::Status(200));
+    let _evoke = home.run().await;
+    sink.wait_delivered(1, SOON).await;
+    Ok(())
+}
+
+pub(crate) async fn ctrl_c_drains_as_sigterm_does() -> Verdict {
+    let sink = Sink::start().await;
+    let home = webhook_to(&sink);
+    let mut evoke = home.run().await;
+    send(&evoke, "1").await;
+    sink.wait(1, SOON).await;
+    evoke.signal(Signal::INT);
+    assert_eq!(evoke.ended(SOON).await.code(), Some(0));
+    Ok(())
+}
+
+pub(crate) async fn one_evoke_uses_a_data_directory() -> Verdict {
+    let sink = Sink::start().await;
+    let home = webhook_to(&sink);
+    let mut first = home.run().await;
+    let (status, log) = home.evoke().output(SOON).await;
+    assert_eq!(status.code(), Some(1));
+    let text = log.text();
+    assert!(text.contains("in use") && text.contains(&first.pid().as_raw_nonzero().to_string()), "{text}");
+    assert!(text.contains("--data-dir"), "names the way out: {text}");
+    send(&first, "1").await;
+    sink.wait_delivered(1, SOON).await;
+    first.kill().await;
+    // A dead one holds nothing.
+    let mut second = home.run().await;
+    second.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn a_log_that_was_cut_off_is_taken_up() -> Verdict {
+    let sink = Sink::scripted(|_| Answer::Status(503)).await;
+    let home = webhook_to(&sink);
+    let mut evoke = home.run().await;
+    for n in 0..200 {
+        send(&evoke, &n.to_string()).await;
+    }
+    evoke.kill().await;
+    // The largest file is the newest segment, or as old as it: its last used bytes become what a torn write leaves.
+    let mut files = Vec::new();
+    walk(&home.data(), &mut files);
+    let segment = files.into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    let torn = used.saturating_sub(20)..=used;
+    bytes[torn].fill(0xA5);
+    fs::write(&segment, bytes).unwrap();
+    sink.script(|_| Answer::Status(200));
+    let mut evoke = home.run().await;
+    // Only the last write can be torn by a crash: at most the state or the events of one batch are gone.
+    sink.wait_delivered(199, SOON).await;
+    send(&evoke, "after").await;
+    eventually("the next one", SOON, async || sink.delivered().contains_key("after").then_some(())).await;
+    evoke.stop().await;
+    Ok(())
+}
+
+fn walk(dir: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            walk(&path, files);
+        } else if entry.file_type().unwrap().is_file() {
+            files.push(path);
+        }
+    }
+}
+
+pub(crate) async fn set_and_bus_run_a_cluster_s_manifests() -> Verdict {
+    let sink = Sink::start().await;
+    let cluster = objects(&[
+        bus("default", "jetStream: {native: {replicas: 3}}"),
+        source("web", "webhook: {in: {path: /in}}"),
+        pass("t", "web", "in", "http://billing.example/"),
+        bare_source("team-a/other", "eventBus: default\nwebhook: {in: {path: /other}}")
+            .replace("{name: team-a/other}", "{name: other, namespace: team-a}"),
+    ]);
+    let home = Home::with(cluster);
+    let (status, log) = home.evoke().output(SOON).await;
+    assert_eq!(status.code(), Some(1));
+    assert!(log.count("--bus embedded") > 0, "names the way out: {}", log.text());
+    let to = format!("Trigger/t:subscribers[0].sink.uri={}", sink.url("/x"));
+    let mut evoke = home
+        .evoke()
+        .args(["--bus", "embedded", "--set", &to, "--set", "EventSource/team-a/other:webhook.in.path=/another"])
+        .ready()
+        .await;
+    assert_eq!(evoke.post("/in", &[], "x").await.status, 202);
+    assert_eq!(evoke.post("/another", &[], "x").await.status, 202);
+    assert_eq!(sink.wait(1, SOON).await[0].path, "/x");
+    evoke.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn the_admin_address_answers_this_machine_only() -> Verdict {
+    let sink = Sink::start().await;
+    let evoke = webhook_to(&sink).run().await;
+    assert_eq!(get(&evoke.admin("/healthz")).await.unwrap().status, 200);
+    for path in ["/metrics", "/readyz", "/v1/status"] {
+        let foreign = [("host", "evil.example:9490")];
+        assert_eq!(request("GET", &evoke.admin(path), &foreign, "").await.unwrap().status, 403, "{path}");
+        let origin = [("origin", "https://evil.example")];
+        assert_eq!(request("GET", &evoke.admin(path), &origin, "").await.unwrap().status, 403, "{path}");
+        assert_eq!(request("POST", &evoke.admin(path), &[], "").await.unwrap().status, 405, "{path}");
+    }
+    Ok(())
+}
+
+pub(crate) async fn logs_are_json_where_asked() -> Verdict {
+    let sink = Sink::start().await;
+    let home = webhook_to(&sink);
+    let mut evoke = home.evoke().args(["--log-format", "json", "-v"]).ready().await;
+    send(&evoke, "line-of-a-delivery").await;
+    sink.wait_delivered(1, SOON).await;
+    evoke.log().wait_for(&["line-of-a-delivery", "{"], SOON).await;
+    evoke.stop().await;
+    let lines: Vec<serde_json::Value> = evoke
+        .log()
+        .text()
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert!(lines.len() >= 3, "{}", evoke.log().text());
+    let delivery = lines.iter().filter(|line| line.to_string().contains("line-of-a-delivery")).count();
+    assert_eq!(delivery, 1, "one line per delivery");
+    Ok(())
+}
+
+pub(crate) async fn a_bus_becomes_another_kind_when_nothing_waits_or_it_is_abandoned() -> Verdict {
+    let server = Redis::start().await?;
+    let sink = Sink::start().await;
+    let home = webhook_to(&sink);
+    let embedded = bus("default", "embedded: {}");
+    let redis = bus("default", &format!("redis: {{address: \"{}\"}}", server.address));
+    home.write("bus.yaml", &embedded);
+    home.run().await.stop().await;
+    let (code, text) = home.tool_without_evoke(&["subscription", "pause", "t/all"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    let mut evoke = home.run().await;
+    send(&evoke, "1").await;
+    send(&evoke, "2").await;
+    home.write("bus.yaml", &redis);
+    evoke.log().wait_for(&["default.default", "is embedded and cannot become redis while it runs"], SOON).await;
+    evoke.stop().await;
+
+    let (status, log) = home.evoke().output(SOON).await;
+    assert_eq!(status.code(), Some(1), "{}", log.text());
+    for part in ["was embedded and would become redis", "2 of default/t/all", "--abandon default/default"] {
+        assert_eq!(log.count(part), 1, "{part}: {}", log.text());
+    }
+    let (status, log) = home.evoke().args(["--abandon", "default/other"]).output(SOON).await;
+    assert!(status.code() == Some(1) && log.count("default/other") == 1, "{}", log.text());
+
+    let abandon = ["--abandon", "default/default"];
+    let mut evoke = home.evoke().args(abandon).ready().await;
+    assert_eq!(evoke.log().count("abandoned"), 1, "{}", evoke.log().text());
+    send(&evoke, "3").await;
+    assert_eq!(sink.wait(1, SOON).await[0].id(), "3");
+    evoke.stop().await;
+
+    // What a broker holds is not known, also when it is nothing. On the embedded bus all is as it was.
+    home.write("bus.yaml", &embedded);
+    let (status, log) = home.evoke().output(SOON).await;
+    assert_eq!(status.code(), Some(1), "{}", log.text());
+    assert_eq!(log.count("was redis and would become embedded"), 1, "{}", log.text());
+    let mut evoke = home.evoke().args(abandon).ready().await;
+    let (code, text) = home.tool(&["subscription", "resume", "t/all"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    sink.wait_all(&["1".to_owned(), "2".to_owned(), "3".to_owned()].into(), SOON).await;
+    evoke.stop().await;
+
+    home.write("bus.yaml", &redis);
+    let mut evoke = home.run().await;
+    assert_eq!(evoke.log().count("abandoned"), 0, "{}", evoke.log().text());
+    send(&evoke, "4").await;
+    sink.wait_all(&["4".to_owned()].into(), SOON).await;
+    evoke.stop().await;
+    assert_eq!(sink.count(), 4);
+    Ok(())
+}

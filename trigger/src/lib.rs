@@ -1,0 +1,18 @@
+//! Triggers: which events of a bus go to whom.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`plan`] | a Trigger, validated, or everything that is wrong with it |
+//! | [`condition`] | a CEL condition, compiled once and evaluated lazily |
+//! | [`join`] | which inputs count as arrived when an event is judged |
+//! | [`runtime`] | a Trigger at work: one lane a subscriber |
+
+pub mod condition;
+pub mod join;
+mod json;
+pub mod plan;
+mod reading;
+pub mod runtime;
+mod selector;
+mod shared;
+mod value;
