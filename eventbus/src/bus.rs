@@ -9,8 +9,8 @@
 //! What a back-end promises, in this order:
 //!
 //! 1. **Durable before the receipt.** [`EventBus::publish`] resolves when the events are *accepted*; its [`Receipt`] resolves
-//!    when they are *durable*. What a resolved receipt calls stored is read by every reader that starts at or before it, over any
-//!    crash of this process.
+//!    when they are *durable*. What a resolved receipt calls stored is read by every reader that starts before it, over any crash
+//!    of this process.
 //! 2. **Order.** In one partition, events are read in one order by everybody. Events of one call, and of calls made one after the
 //!    other, are first appended in that order; a failure may repeat events, never reorder them.
 //! 3. **Back-pressure.** A full bus leaves `publish` pending. A reader that is not asked for more holds at most its prefetch.
@@ -38,8 +38,9 @@ use crate::event::Event;
 /// One boxed future a call, that is, a batch: none is made per event.
 pub type Fut<'a, T> = BoxFuture<'a, Result<T, BusError>>;
 
-/// Resolves when the events of one `publish` are durable, with one result for each, in order.
-pub type Receipt = BoxFuture<'static, Vec<Result<Position, PublishError>>>;
+/// Resolves when the events of one `publish` are durable, with one result for each, in order. Where they are it does not say: not
+/// every back-end is told.
+pub type Receipt = BoxFuture<'static, Vec<Result<(), PublishError>>>;
 
 /// A place in a partition. Ordered there, not dense, and without meaning elsewhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

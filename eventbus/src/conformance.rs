@@ -11,15 +11,13 @@ mod publishing;
 mod reading;
 mod state;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use evoke_api::names::TopicName;
 
-use crate::bus::{
-    BusError, EventBus, From, Mark, Partition, Position, PublishError, Reader, Receipt, Record, Topic, TopicSpec,
-};
+use crate::bus::{BusError, EventBus, From, Mark, Partition, Position, Reader, Receipt, Record, Topic, TopicSpec};
 use crate::event::Event;
 
 pub use self::positions::*;
@@ -148,16 +146,35 @@ async fn publish(bus: &Arc<dyn EventBus>, to: &Partition, events: &[Event]) -> R
     again(async || bus.publish(to, events.to_vec()).await).await.unwrap()
 }
 
-/// Publishes until all is known to be stored; where each was, the last time.
-async fn store_all(bus: &Arc<dyn EventBus>, to: &Partition, events: Vec<Event>) -> Vec<Position> {
+/// Publishes until all is known to be stored.
+async fn store(bus: &Arc<dyn EventBus>, to: &Partition, events: &[Event]) {
     loop {
-        let results = publish(bus, to, &events).await.await;
+        let results = publish(bus, to, events).await.await;
         assert_eq!(results.len(), events.len(), "one result an event");
-        if let Ok(positions) = results.into_iter().collect::<Result<Vec<_>, PublishError>>() {
-            assert!(positions.is_sorted_by(|a, b| a < b), "positions of one call rise: {positions:?}");
-            return positions;
+        if results.iter().all(Result::is_ok) {
+            return;
         }
     }
+}
+
+/// Publishes until all is known to be stored; where each was, the last time.
+async fn store_all(bus: &Arc<dyn EventBus>, to: &Partition, events: Vec<Event>) -> Vec<Position> {
+    let end = async || again(async || bus.locate(&[(to.clone(), From::Next)]).await).await.unwrap()[0].end;
+    let before = end().await;
+    store(bus, to, &events).await;
+    let end = end().await;
+    let mut reader = again(async || bus.read(to, From::At(before), 64 << 10).await).await.unwrap();
+    let (mut next, mut places) = (before, HashMap::new());
+    while next < end {
+        let batch = tokio::time::timeout(SOON, again(async || reader.next(64 << 10).await)).await;
+        let batch = batch.expect("a reader gives what a receipt calls stored").unwrap();
+        next = next.max(batch.next);
+        places.extend(batch.records.into_iter().map(|record| (record.event.id().to_owned(), record.at)));
+    }
+    let place = |event: &Event| places.get(event.id()).copied();
+    let positions: Vec<_> = events.iter().map(|event| place(event).expect("what a receipt calls stored")).collect();
+    assert!(positions.is_sorted_by(|a, b| a < b), "positions of one call rise: {positions:?}");
+    positions
 }
 
 async fn open_reader(bus: &Arc<dyn EventBus>, from: From) -> Result<Box<dyn Reader>, BusError> {

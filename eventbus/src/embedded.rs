@@ -1,4 +1,5 @@
-//! The bus inside the process: a log of its own per topic in a data directory, written by one thread with group commit.
+//! The bus inside the process: a log of its own per topic in a data directory, written by one thread with group commit, and small
+//! state beside them.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -11,7 +12,7 @@
 //! | `topic`, `head`, `reader` | one log: its segments, its growing end, its readers |
 //! | `recovery` | opening a log after whatever ended the last process |
 //! | `state` | the small state beside the logs |
-//! | `writer`, `spares` | the thread that writes and syncs, and the one that makes files ahead of it |
+//! | `writer`, `spares` | the threads that write and sync, and the one that makes files ahead of them |
 //! | `room`, `health` | who may publish, and what keeps the bus from working |
 //!
 //! ```text
@@ -99,6 +100,7 @@ impl EmbeddedBus {
     fn stop(&self) -> Vec<JoinHandle<()>> {
         self.core.closed.cancel();
         self.core.queue.close();
+        self.core.state_queue.close();
         self.core.env.spares.close();
         *self.core.lock.lock() = None;
         std::mem::take(&mut *self.threads.lock())

@@ -54,6 +54,7 @@ use crate::event::Event;
 use crate::health::HealthBoard;
 use crate::metrics::BusMetrics;
 use crate::plan::jetstream::JetStreamPlan;
+use crate::queued::Waiting;
 
 /// How long closing waits for events that were accepted.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -254,22 +255,6 @@ impl Drop for JetStreamBus {
         self.core.closed.cancel();
         // Readers may keep the topics, and with them what waits, for as long as they like.
         self.core.forget_topics();
-    }
-}
-
-/// Counts a call that waits.
-struct Waiting<'a>(&'a prometheus::IntGauge);
-
-impl<'a> Waiting<'a> {
-    fn new(gauge: &'a prometheus::IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

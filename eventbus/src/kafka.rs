@@ -57,7 +57,7 @@ use crate::event::Event;
 use crate::health::HealthBoard;
 use crate::metrics::{BusMetrics, OneBusMetrics, TopicMetrics};
 use crate::plan::kafka::KafkaPlan;
-use crate::queued::{self, Queued};
+use crate::queued::{self, Queued, Waiting};
 
 /// What a batch takes around its records.
 const BATCH_OVERHEAD: usize = 128;
@@ -317,8 +317,7 @@ impl Core {
     /// Waits for a place in the queue, unless the brokers go away.
     async fn wait_for_room(&self, events: &[&Event]) -> Result<queued::Place, BusError> {
         let weight = events.iter().map(|event| Queued::weight(event.encoded_len())).sum();
-        let waiting = &self.metrics.waiting_publishes;
-        waiting.inc();
+        let _waiting = Waiting::new(&self.metrics.waiting_publishes);
         let mut health = self.health.subscribe();
         let room = async {
             tokio::select! {
@@ -329,9 +328,7 @@ impl Core {
                 }
             }
         };
-        let slot = self.closed.run_until_cancelled(room).await.unwrap_or(Err(BusError::Closed));
-        waiting.dec();
-        slot
+        self.closed.run_until_cancelled(room).await.unwrap_or(Err(BusError::Closed))
     }
 
     async fn read(
@@ -417,8 +414,8 @@ impl Core {
 }
 
 /// One result for each event: why it was refused, or what became of it.
-fn fill(verdicts: Vec<Result<(), PublishError>>, stored: Vec<publisher::Stored>) -> Vec<publisher::Stored> {
-    let mut stored = stored.into_iter();
+fn fill(verdicts: Vec<Result<(), PublishError>>, stored: Vec<publisher::Stored>) -> Vec<Result<(), PublishError>> {
+    let mut stored = stored.into_iter().map(|stored| stored.map(|_| ()));
     let lost = || Err(PublishError::Uncertain("the bus ended before the brokers had it".into()));
     verdicts.into_iter().map(|verdict| verdict.and_then(|()| stored.next().unwrap_or_else(lost))).collect()
 }

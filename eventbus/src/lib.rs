@@ -10,7 +10,7 @@
 //! | [`embedded`] | the bus inside the process, on the local disk |
 //! | `jetstream`, `kafka`, `redis` | the bus on a broker, each where its feature is on: `nats`, `kafka`, `redis` |
 //! | `health` | what keeps a bus from working, as one state |
-//! | `queued` | how much may be accepted and not stored yet |
+//! | `queued`, `sifted` | how much may be accepted and not stored yet; what is refused before |
 //! | `conformance`, `faulty` | for tests: the suite that every back-end passes, and a bus that fails by seed |
 //! | [`metrics`] | what a bus counts |
 //! | [`plan`] | a validated EventBus |
@@ -36,4 +36,5 @@ pub mod plan;
 mod queued;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod sifted;
 pub mod subscription;

@@ -17,6 +17,22 @@ pub(crate) struct Queued {
     gauge: IntGauge,
 }
 
+/// Counts a call that waits to be accepted, for as long as it lives.
+pub(crate) struct Waiting<'a>(&'a IntGauge);
+
+impl<'a> Waiting<'a> {
+    pub(crate) fn new(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// A place among what is queued; freed when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {

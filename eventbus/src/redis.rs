@@ -48,7 +48,8 @@ use crate::event::Event;
 use crate::health::HealthBoard;
 use crate::metrics::BusMetrics;
 use crate::plan::redis::RedisPlan;
-use crate::queued::{Place, Queued};
+use crate::queued::{Place, Queued, Waiting};
+use crate::sifted::sift;
 
 /// How a bus on Redis works.
 #[derive(Clone, Debug)]
@@ -109,21 +110,9 @@ impl Drop for RedisBus {
 impl Core {
     async fn publish(self: &Arc<Self>, to: &Partition, events: Vec<Event>) -> Result<Receipt, BusError> {
         let log = self.log(to).await?;
-        let total = events.len();
-        let limit = self.max_event_bytes;
-        let mut refused = Vec::new();
-        let mut taken = Vec::with_capacity(total);
-        for (i, event) in events.into_iter().enumerate() {
-            let bytes = event.encoded_len();
-            if bytes > limit {
-                refused.push((i, PublishError::TooLarge { bytes, limit }));
-            } else {
-                taken.push(event);
-            }
-        }
-        log.metrics.refused_events.inc_by(refused.len() as u64);
+        let (taken, refused) = sift(events, self.max_event_bytes, &log.metrics.refused_events);
         if taken.is_empty() {
-            return Ok(async move { results(total, refused, Ok(Vec::new())) }.boxed());
+            return Ok(async move { refused.results(&Ok(())) }.boxed());
         }
         let place = self.accept(&log, &taken).await?;
         let (reply, stored) = oneshot::channel();
@@ -133,7 +122,7 @@ impl Core {
         self.run_lane(&log);
         Ok(async move {
             let lost = |_| PublishError::Uncertain("the bus was closed before it was stored".into());
-            results(total, refused, stored.await.map_err(lost))
+            refused.results(&stored.await.map_err(lost))
         }
         .boxed())
     }
@@ -143,24 +132,20 @@ impl Core {
         let queued = if log.own { &self.own_events } else { &self.events };
         let weight: usize = events.iter().map(|event| Queued::weight(event.encoded_len())).sum();
         let bytes: u64 = events.iter().map(|event| Room::need(event.encoded_len())).sum();
-        let waiting = &self.metrics.waiting_publishes;
-        waiting.inc();
-        let accepted = self
-            .unless_closed(async {
-                let _turn = queued.turn().await;
-                let place = queued.place(weight);
-                let place = tokio::select! {
-                    biased;
-                    place = place => place.ok_or(BusError::Closed)?,
-                    error = self.hub.away(&log.key) => return Err(error),
-                };
-                self.hub.node(&log.key)?;
-                self.make_room(log, bytes).await?;
-                Ok(place)
-            })
-            .await;
-        waiting.dec();
-        accepted
+        let _waiting = Waiting::new(&self.metrics.waiting_publishes);
+        self.unless_closed(async {
+            let _turn = queued.turn().await;
+            let place = queued.place(weight);
+            let place = tokio::select! {
+                biased;
+                place = place => place.ok_or(BusError::Closed)?,
+                error = self.hub.away(&log.key) => return Err(error),
+            };
+            self.hub.node(&log.key)?;
+            self.make_room(log, bytes).await?;
+            Ok(place)
+        })
+        .await
     }
 
     async fn make_room(&self, log: &Log, bytes: u64) -> Result<(), BusError> {
@@ -258,25 +243,6 @@ impl Drop for Full<'_> {
     fn drop(&mut self) {
         self.core.hub.board.clear(&self.who);
     }
-}
-
-/// One result an event: those that were refused, and where the others are.
-fn results(
-    total: usize,
-    refused: Vec<(usize, PublishError)>,
-    stored: Result<Vec<Position>, PublishError>,
-) -> Vec<Result<Position, PublishError>> {
-    let mut refused = refused.into_iter().peekable();
-    let (mut stored, error) = match stored {
-        Ok(positions) => (positions.into_iter(), PublishError::Uncertain("the server named no position".into())),
-        Err(error) => (Vec::new().into_iter(), error),
-    };
-    (0..total)
-        .map(|i| match refused.next_if(|(at, _)| *at == i) {
-            Some((_, error)) => Err(error),
-            None => stored.next().ok_or_else(|| error.clone()),
-        })
-        .collect()
 }
 
 impl EventBus for RedisBus {

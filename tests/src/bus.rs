@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use evoke_api::limits;
 use evoke_api::names::TopicName;
@@ -82,7 +83,7 @@ pub async fn records(data: &Path, topic: &TopicName) -> Vec<Record> {
     let bus = embedded(data);
     let partition = Partition { topic: topic.clone(), index: 0 };
     let end = bus.locate(&[(partition.clone(), From::Next)]).await.unwrap()[0].end;
-    let records = read(&*bus, &partition, |next| next >= end).await;
+    let records = read(&*bus, &partition, |_, next| next >= end).await;
     bus.close().await.unwrap();
     records
 }
@@ -103,22 +104,24 @@ pub async fn counted(bus: Arc<dyn EventBus>, topic: &str) -> Counts {
     for index in 0..found.partitions {
         let partition = Partition { topic: spec.name.clone(), index };
         // Where partitions share a log, or replicas are behind, nothing else says for certain where a partition ends.
-        let last = Event::builder(format!("end-{index}"), "/tests", "end").build().unwrap();
-        let receipt = bus.publish(&partition, vec![last]).await.unwrap();
-        let end = receipt.await.remove(0).unwrap();
-        let records = read(&*bus, &partition, |next| next > end).await;
-        ids.extend(records.iter().filter(|record| record.at < end).map(|record| record.event.id().to_owned()));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
+        let last = Event::builder(format!("end-{now}"), "/tests", "end").build().unwrap();
+        let receipt = bus.publish(&partition, vec![last.clone()]).await.unwrap();
+        assert_eq!(receipt.await, [Ok(())]);
+        let is_there = |records: &[Record]| records.last().is_some_and(|record| record.event == last);
+        let records = read(&*bus, &partition, |records, _| is_there(records)).await;
+        ids.extend(records.iter().map(|record| record.event.id().to_owned()).filter(|id| id != last.id()));
     }
     bus.close().await.unwrap();
     count(ids)
 }
 
-/// Reads a partition from its beginning until it is to be read on at a position that is `enough`.
-async fn read(bus: &dyn EventBus, partition: &Partition, enough: impl Fn(Position) -> bool) -> Vec<Record> {
+/// Reads a partition from its beginning until the records, or the position to read on at, are `enough`.
+async fn read(bus: &dyn EventBus, partition: &Partition, enough: impl Fn(&[Record], Position) -> bool) -> Vec<Record> {
     let mut next = bus.locate(&[(partition.clone(), From::First)]).await.unwrap()[0].at;
     let mut reader = bus.read(partition, From::First, PREFETCH).await.unwrap();
     let mut records = Vec::new();
-    while !enough(next) {
+    while !enough(&records, next) {
         let batch = tokio::time::timeout(SOON, reader.next(PREFETCH)).await.expect("a reader gives what is there");
         let batch = batch.unwrap();
         records.extend(batch.records);

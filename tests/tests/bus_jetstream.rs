@@ -270,7 +270,7 @@ pub(crate) async fn a_stream_with_other_settings_is_changed_or_named() -> Verdic
     let config = context.get_stream(STREAM).await.unwrap().cached_info().config.clone();
     assert_eq!(config.max_age, Duration::from_secs(72 * 3600));
     assert_eq!(config.duplicate_window, Duration::from_secs(30));
-    assert!(config.allow_atomic_publish);
+    assert!(config.allow_batch_publish);
     evoke.log().wait_for(&["it has 1 partitions, not 2", STREAM], SOON).await;
     evoke.log().wait_for(&["it is kept in memory, which NATS does not change"], SOON).await;
     evoke.stop().await;
@@ -402,7 +402,7 @@ pub(crate) async fn a_stream_made_anew_with_fewer_partitions_is_noticed() -> Ver
     assert!(lost.contains("2 partitions by now, and no more 4") && lost.contains("restart evoke"), "{lost}");
     let refused = publish(3, "refused").await.unwrap_err();
     assert!(refused.contains("2 partitions, none with index 3"), "{refused}");
-    assert_eq!(publish(1, "after").await, Ok(Position(1)));
+    assert_eq!(publish(1, "after").await, Ok(()));
     let partition = Partition { topic: topic.clone(), index: 1 };
     let mut reader = new.read(&partition, From::First, 0).await.unwrap();
     assert_eq!(reader.next(1).await.unwrap().records[0].event.id(), "after");

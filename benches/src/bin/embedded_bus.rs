@@ -115,7 +115,7 @@ async fn publish(dir: &Path, batch: usize, calls: usize, span: Duration) -> Outc
     for _ in 0..64 {
         bus.publish(&to, vec![event()?; 1024]).await?.await;
     }
-    let (mut waiting, mut stored, mut published) = (VecDeque::new(), 0usize, 0u64);
+    let (mut waiting, mut stored, mut published) = (VecDeque::new(), 0usize, 64 * 1024u64);
     let (meter, started) = (Meter::start(None)?, Instant::now());
     while started.elapsed() < span {
         while waiting.len() < calls {
@@ -123,9 +123,8 @@ async fn publish(dir: &Path, batch: usize, calls: usize, span: Duration) -> Outc
         }
         let Some(receipt) = waiting.pop_front() else { break };
         for result in receipt.await {
-            let position = result?;
-            stored += 1;
-            published = u64::try_from(position.0)?;
+            result?;
+            (stored, published) = (stored + 1, published + 1);
         }
         if stored.is_multiple_of(65536) && published > KEPT_BYTES / EVENT_BYTES as u64 {
             let before = published - KEPT_BYTES / EVENT_BYTES as u64;

@@ -1,7 +1,9 @@
 //! Positions that are gone, and counting without reading.
 
-use super::{Harness, Limits, again, events, first_seen, mark, next_records, open_reader, partition, start, store_all};
-use crate::bus::{BusError, From, Position};
+use super::{
+    Harness, Limits, again, events, first_seen, mark, next_records, open_reader, partition, start, store, store_all,
+};
+use crate::bus::{BusError, From};
 
 /// Enough to fill two thirds of a small bus, which makes a trim worth its while on every back-end.
 const EVENTS: usize = 700;
@@ -29,11 +31,10 @@ pub async fn trimmed_error_names_first<H: Harness>(harness: &H) {
 /// A position beyond the end is an error: the bus lost events, or was made anew.
 pub async fn ahead_error_after_lost_tail<H: Harness>(harness: &H) {
     let (site, bus) = start(harness, Limits::default()).await;
-    let mut last = Position(0);
     for id in 0..100 {
-        last = store_all(&bus, &partition(), events(id..id + 1, 100)).await[0];
+        store(&bus, &partition(), &events(id..id + 1, 100)).await;
     }
-    let after = Position(last.0 + 1);
+    let after = mark(&bus, From::Next).await.end;
     drop(open_reader(&bus, From::At(mark(&bus, From::Next).await.end)).await.unwrap());
     let bus = harness.lose_tail(&site, bus, &partition()).await;
     let now = mark(&bus, From::Next).await;

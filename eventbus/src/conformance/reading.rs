@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{
     A_WHILE, Harness, Limits, again, assert_rising, event, events, first_seen, mark, next_records, open_reader,
-    partition, read_until, start, store_all,
+    partition, read_until, start, store, store_all,
 };
 use crate::bus::{BusError, From, Record};
 use crate::event::Event;
@@ -16,7 +16,7 @@ pub async fn read_first_next_at_time<H: Harness>(harness: &H) {
     tokio::time::sleep(Duration::from_millis(20)).await;
     let late = store_all(&bus, &partition(), events(10..20, 100)).await;
     let mut next = open_reader(&bus, From::Next).await.unwrap();
-    store_all(&bus, &partition(), events(20..30, 100)).await;
+    store(&bus, &partition(), &events(20..30, 100)).await;
 
     let mut reader = open_reader(&bus, From::First).await.unwrap();
     let all = read_until(&mut reader, 30).await;
@@ -58,7 +58,7 @@ pub async fn reader_resumes_after_cut_no_gap_no_repeat<H: Harness>(harness: &H) 
     let mut records: Vec<Record> = Vec::new();
     let mut reader = open_reader(&bus, From::First).await.unwrap();
     for round in 0..6 {
-        store_all(&bus, &partition(), events(round * 50..round * 50 + 50, 500)).await;
+        store(&bus, &partition(), &events(round * 50..round * 50 + 50, 500)).await;
         records.extend(next_records(&mut reader, 7000).await.unwrap());
         let cut = harness.cut(&site, bus.clone()).await;
         if !std::sync::Arc::ptr_eq(&cut, &bus) {
@@ -82,7 +82,7 @@ pub async fn reader_resumes_after_cut_no_gap_no_repeat<H: Harness>(harness: &H) 
 /// A `next` that is dropped takes nothing with it.
 pub async fn next_cancel_safe<H: Harness>(harness: &H) {
     let (_site, bus) = start(harness, Limits::default()).await;
-    store_all(&bus, &partition(), events(0..500, 300)).await;
+    store(&bus, &partition(), &events(0..500, 300)).await;
     let mut reader = open_reader(&bus, From::First).await.unwrap();
     let mut records = Vec::new();
     let mut patience = 0;
@@ -105,7 +105,7 @@ pub async fn prefetch_bounded_in_bytes<H: Harness>(harness: &H) {
     let prefetch = 16 << 10;
     let size = event(0, 1000).encoded_len();
     for chunk in 0..8 {
-        store_all(&bus, &partition, events(chunk * 100..chunk * 100 + 100, 1000)).await;
+        store(&bus, &partition, &events(chunk * 100..chunk * 100 + 100, 1000)).await;
     }
     let mut reader = again(async || bus.read(&partition, From::First, prefetch).await).await.unwrap();
     next_records(&mut reader, 1).await.unwrap();
@@ -125,7 +125,7 @@ pub async fn prefetch_bounded_in_bytes<H: Harness>(harness: &H) {
 pub async fn one_event_larger_than_budget<H: Harness>(harness: &H) {
     let (_site, bus) = start(harness, Limits::default()).await;
     let partition = partition();
-    store_all(&bus, &partition, vec![event(0, 50_000), event(1, 10), event(2, 60_000), event(3, 50_000)]).await;
+    store(&bus, &partition, &[event(0, 50_000), event(1, 10), event(2, 60_000), event(3, 50_000)]).await;
     let mut reader = again(async || bus.read(&partition, From::First, 0).await).await.unwrap();
     let mut seen = Vec::new();
     while first_seen(&seen).len() < 4 {
@@ -139,7 +139,7 @@ pub async fn one_event_larger_than_budget<H: Harness>(harness: &H) {
 /// Readers know nothing of each other.
 pub async fn two_readers_independent<H: Harness>(harness: &H) {
     let (_site, bus) = start(harness, Limits::default()).await;
-    store_all(&bus, &partition(), events(0..200, 200)).await;
+    store(&bus, &partition(), &events(0..200, 200)).await;
     let mut slow = open_reader(&bus, From::First).await.unwrap();
     let mut slow_records = next_records(&mut slow, 1).await.unwrap();
     let mut fast = open_reader(&bus, From::First).await.unwrap();
@@ -156,7 +156,7 @@ pub async fn two_readers_independent<H: Harness>(harness: &H) {
 pub async fn time_never_back<H: Harness>(harness: &H) {
     let (site, mut bus) = start(harness, Limits::default()).await;
     for round in 0..4 {
-        store_all(&bus, &partition(), events(round * 25..round * 25 + 25, 50)).await;
+        store(&bus, &partition(), &events(round * 25..round * 25 + 25, 50)).await;
         bus = harness.cut(&site, bus).await;
     }
     let mut reader = open_reader(&bus, From::First).await.unwrap();
@@ -196,7 +196,7 @@ pub async fn headers_and_bytes_roundtrip<H: Harness>(harness: &H) {
         Event::builder("1", "s", "t").build().unwrap(),
         Event::builder("2", "s", "t").attribute("long", "v".repeat(32 << 10)).data("null").build().unwrap(),
     ];
-    store_all(&bus, &partition(), batch.clone()).await;
+    store(&bus, &partition(), &batch).await;
     let bus = harness.cut(&site, bus).await;
     let mut reader = open_reader(&bus, From::First).await.unwrap();
     let records = read_until(&mut reader, 3).await;

@@ -13,9 +13,9 @@ use super::lock::DirLock;
 use super::options::EmbeddedOptions;
 use super::reader::LogReader;
 use super::recovery::make_topic;
-use super::state::{KEY_BYTES, StateTable, StoreOp, VALUE_BYTES};
+use super::state::{KEY_BYTES, StateLog, StateTable, StoreOp, VALUE_BYTES};
 use super::topic::TopicLog;
-use super::writer::{Op, Queue, Topics};
+use super::writer::{Queue, Topics};
 use crate::bus::{BusError, From, Mark, Partition, Position, Put, Reader, Topic, TopicSpec};
 use crate::queued::Queued;
 
@@ -27,7 +27,9 @@ pub(super) struct Core {
     pub(super) topics: Arc<Topics>,
     pub(super) declaring: tokio::sync::Mutex<()>,
     pub(super) state: Arc<StateTable>,
-    pub(super) queue: Arc<Queue>,
+    pub(super) state_log: Arc<Mutex<StateLog>>,
+    pub(super) queue: Arc<Queue<TopicLog>>,
+    pub(super) state_queue: Arc<Queue<Mutex<StateLog>>>,
     pub(super) events: Queued,
     pub(super) own_events: Queued,
     pub(super) changes: Queued,
@@ -126,10 +128,11 @@ impl Core {
     pub(super) async fn trim(&self, partition: &Partition, before: Position) -> Result<(), BusError> {
         let topic = self.topic(partition)?;
         let before = u64::try_from(before.0).unwrap_or(u64::MAX);
-        let queue = self.queue.clone();
+        let (queue, state_queue) = (self.queue.clone(), self.state_queue.clone());
         self.blocking(move || {
             let trimmed = topic.trim(before);
             queue.retry();
+            state_queue.retry();
             trimmed
         })
         .await
@@ -151,7 +154,7 @@ impl Core {
             })
             .await?;
         let (reply, stored) = oneshot::channel();
-        if !self.queue.push(Op::Store(StoreOp { puts, soon, reply, place })) {
+        if !self.state_queue.push(self.state_log.clone(), StoreOp { puts, soon, reply, place }) {
             return Err(BusError::Closed);
         }
         stored.await.map_err(|_| BusError::Closed)

@@ -32,8 +32,7 @@ pub(super) struct PublishOp {
     pub(super) events: Vec<Event>,
     /// How many of them are durable.
     pub(super) done: usize,
-    /// Gets the first event's position; the others follow it without gaps.
-    pub(super) reply: oneshot::Sender<Result<u64, PublishError>>,
+    pub(super) reply: oneshot::Sender<Result<(), PublishError>>,
     /// Freed with the op.
     pub(super) place: Place,
 }
@@ -202,7 +201,8 @@ impl Head {
             topic.append_segment(active.segment.clone());
         }
         active.offset = staged.end.offset;
-        let from = std::mem::replace(&mut self.next, staged.end.position);
+        let appended = staged.end.position - self.next;
+        self.next = staged.end.position;
         self.last_time = staged.time;
         if topic.env.sync == SyncMode::Always {
             self.synced = self.next;
@@ -210,7 +210,7 @@ impl Head {
         self.batch_bytes = (self.batch_bytes * 7 + bytes) / 8;
         // Readers first: whoever has a receipt finds the event.
         topic.committed(bytes, staged.payload, self.next);
-        self.answer(from);
+        self.answer(appended);
         let Some(active) = &self.active else { return };
         let half = active.offset > active.room / 2;
         if half && self.spare.is_none() && !self.asked_for_spare {
@@ -218,23 +218,22 @@ impl Head {
         }
     }
 
-    /// Answers the publishers of what was appended from position `at` on.
-    fn answer(&mut self, mut at: u64) {
-        while at < self.next
+    /// Answers the publishers of so many events that were appended.
+    fn answer(&mut self, appended: u64) {
+        let mut appended = usize::try_from(appended).unwrap_or(usize::MAX);
+        while appended > 0
             && let Some(op) = self.pending.front_mut()
         {
-            let left = op.events.len() - op.done;
-            let taken = left.min(usize::try_from(self.next - at).unwrap_or(usize::MAX));
+            let taken = appended.min(op.events.len() - op.done);
             op.done += taken;
-            at += taken as u64;
-            if taken < left {
+            appended -= taken;
+            if op.done < op.events.len() {
                 break;
             }
             let Some(op) = self.pending.pop_front() else { break };
-            let first = at - op.events.len() as u64;
             drop(op.place);
             // A publisher that does not wait for its receipt is no error.
-            drop(op.reply.send(Ok(first)));
+            drop(op.reply.send(Ok(())));
         }
     }
 
@@ -255,11 +254,6 @@ impl Head {
         active.file.drop_cache();
         drop(active.file);
         topic.verify(&active.segment);
-    }
-
-    /// Forgets what was staged, to write it again.
-    pub(super) fn unstage(&mut self) {
-        self.staged = None;
     }
 
     /// Answers everybody who waits that their events may not be stored.

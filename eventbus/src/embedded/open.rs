@@ -48,15 +48,17 @@ impl EmbeddedBus {
         });
         let lock = lock.map(Arc::new);
         let state = Arc::new(StateTable::default());
-        let state_log = StateLog::open(&env, dir, &state)?;
+        let state_log = Arc::new(Mutex::new(StateLog::open(&env, dir, &state)?));
         let topics: Arc<Topics> = Arc::new(RwLock::new(open_topics(&env, &root)?));
-        let queue = Arc::new(Queue::default());
+        let (queue, state_queue) = (Arc::new(Queue::new()), Arc::new(Queue::new()));
         let core = Arc::new(Core {
             dir: dir.to_owned(),
             topics: topics.clone(),
             declaring: tokio::sync::Mutex::new(()),
             state,
+            state_log: state_log.clone(),
             queue: queue.clone(),
+            state_queue: state_queue.clone(),
             events: Queued::new(options.queue_bytes, &env.metrics.queued_bytes),
             own_events: Queued::new(options.queue_bytes / 4, &env.metrics.queued_bytes),
             changes: Queued::new(options.queue_bytes / 4, &env.metrics.queued_bytes),
@@ -65,22 +67,37 @@ impl EmbeddedBus {
             options,
             env: env.clone(),
         });
-        let (sparing, spared) = (env.clone(), queue.clone());
-        let writer = Writer { env, queue, state: state_log, topics, lock: lock.clone() };
+        let bus = Arc::new(Self { core, threads: Mutex::default() });
+        // Each holds the lock on the directory for as long as it may change a file.
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let thread = std::thread::Builder::new().name(name.into()).spawn(run);
-            thread.map_err(|source| OpenError::Io { path: dir.to_owned(), source })
-        };
-        let writer = spawn("evoke-bus-write", Box::new(move || writer.run()))?;
-        let maker = spawn(
-            "evoke-bus-files",
-            Box::new(move || {
-                spares::make(&sparing, &wanted, &spared);
+            let lock = lock.clone();
+            let locked = move || {
+                run();
                 drop(lock);
+            };
+            let thread = std::thread::Builder::new().name(name.into()).spawn(locked);
+            bus.threads.lock().push(thread.map_err(|source| OpenError::Io { path: dir.to_owned(), source })?);
+            Ok(())
+        };
+        let (writer, maker) = (Writer { env: env.clone(), queue: queue.clone() }, env.clone());
+        spawn(
+            "evoke-bus-write",
+            Box::new(move || {
+                writer.run();
+                close_topics(&topics);
             }),
-        );
-        let bus = Arc::new(Self { core, threads: Mutex::new(vec![writer]) });
-        bus.threads.lock().push(maker?);
+        )?;
+        let writer = Writer { env, queue: state_queue };
+        spawn(
+            "evoke-bus-state",
+            Box::new(move || {
+                writer.run();
+                if let Err(error) = state_log.lock().close() {
+                    tracing::error!(%error, "the state could not be synced at the end");
+                }
+            }),
+        )?;
+        spawn("evoke-bus-files", Box::new(move || spares::make(&maker, &wanted, &queue)))?;
         Ok(bus)
     }
 }
@@ -111,6 +128,14 @@ fn open_topics(env: &Arc<Env>, root: &Path) -> Result<HashMap<TopicName, Arc<Top
         }
     }
     Ok(topics)
+}
+
+fn close_topics(topics: &Topics) {
+    for topic in topics.read().values() {
+        if let Err(error) = topic.head.lock().close(topic) {
+            tracing::error!(topic = %topic.name, %error, "the log could not be synced at the end");
+        }
+    }
 }
 
 /// Under a small limit, segments are small too: only whole ones can be deleted.

@@ -10,10 +10,10 @@ use super::core::Core;
 use super::head::PublishOp;
 use super::record;
 use super::topic::TopicLog;
-use super::writer::Op;
-use crate::bus::{BusError, Health, Partition, Position, PublishError, Receipt};
+use crate::bus::{BusError, Health, Partition, PublishError, Receipt};
 use crate::event::Event;
-use crate::queued::{Place, Queued};
+use crate::queued::{Place, Queued, Waiting};
+use crate::sifted::sift;
 
 /// Topics whose names begin so are the bus's own: they may go beyond `max_bytes` by an eighth and have a queue of their own, since
 /// it is by way of the dead letters that a full bus gets empty again.
@@ -22,34 +22,19 @@ const OWN_TOPICS: &str = "_evoke.";
 impl Core {
     pub(super) async fn publish(&self, to: &Partition, events: Vec<Event>) -> Result<Receipt, BusError> {
         let topic = self.topic(to)?;
-        let total = events.len();
-        let limit = self.options.max_event_bytes;
-        let mut refused = Vec::new();
-        let mut taken = events;
-        if taken.iter().any(|e| e.encoded_len() > limit) {
-            let all = std::mem::take(&mut taken);
-            for (i, event) in all.into_iter().enumerate() {
-                let bytes = event.encoded_len();
-                if bytes > limit {
-                    refused.push((i, PublishError::TooLarge { bytes, limit }));
-                } else {
-                    taken.push(event);
-                }
-            }
-            topic.metrics.refused_events.inc_by(refused.len() as u64);
-        }
+        let (taken, refused) = sift(events, self.options.max_event_bytes, &topic.metrics.refused_events);
         if taken.is_empty() {
-            return Ok(async move { results(total, refused, &Ok(0)) }.boxed());
+            return Ok(async move { refused.results(&Ok(())) }.boxed());
         }
         let place = self.accept(&topic, &taken).await?;
         let (reply, stored) = oneshot::channel();
         let op = PublishOp { events: taken, done: 0, reply, place };
-        if !self.queue.push(Op::Publish(topic, op)) {
+        if !self.queue.push(topic, op) {
             return Err(BusError::Closed);
         }
         Ok(async move {
             let lost = || PublishError::Uncertain("the bus was closed before it could be written".into());
-            results(total, refused, &stored.await.unwrap_or_else(|_| Err(lost())))
+            refused.results(&stored.await.unwrap_or_else(|_| Err(lost())))
         }
         .boxed())
     }
@@ -60,18 +45,14 @@ impl Core {
         let lane = if own { &self.own_events } else { &self.events };
         let weight: usize = events.iter().map(|e| Queued::weight(e.encoded_len())).sum();
         let bytes: u64 = events.iter().map(|e| record::record_len(e.encoded_len()) as u64).sum();
-        let waiting = &self.env.metrics.waiting_publishes;
-        waiting.inc();
-        let accepted = self
-            .unless_closed(async {
-                let _turn = lane.turn().await;
-                let place = lane.place(weight).await.ok_or(BusError::Closed)?;
-                self.make_room(bytes, if own { self.env.room.max() / 8 } else { 0 }).await?;
-                Ok(place)
-            })
-            .await;
-        waiting.dec();
-        accepted
+        let _waiting = Waiting::new(&self.env.metrics.waiting_publishes);
+        self.unless_closed(async {
+            let _turn = lane.turn().await;
+            let place = lane.place(weight).await.ok_or(BusError::Closed)?;
+            self.make_room(bytes, if own { self.env.room.max() / 8 } else { 0 }).await?;
+            Ok(place)
+        })
+        .await
     }
 
     async fn make_room(&self, bytes: u64, extra: u64) -> Result<(), BusError> {
@@ -133,24 +114,4 @@ impl Drop for Full<'_> {
     fn drop(&mut self) {
         self.core.env.health.clear(&self.who);
     }
-}
-
-/// One result an event: those that were refused, and the positions of the others from the first on.
-fn results(
-    total: usize,
-    refused: Vec<(usize, PublishError)>,
-    first: &Result<u64, PublishError>,
-) -> Vec<Result<Position, PublishError>> {
-    let mut refused = refused.into_iter().peekable();
-    let mut stored = 0;
-    (0..total)
-        .map(|i| match refused.next_if(|(at, _)| *at == i) {
-            Some((_, error)) => Err(error),
-            None => {
-                let position = first.as_ref().map(|first| Position(u128::from(*first) + stored)).map_err(Clone::clone);
-                stored += 1;
-                position
-            }
-        })
-        .collect()
 }

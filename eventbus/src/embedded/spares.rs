@@ -61,7 +61,7 @@ impl Spares {
 }
 
 /// Makes segments ahead until the bus is closed.
-pub(super) fn make(env: &Env, wanted: &Wanted, queue: &Queue) {
+pub(super) fn make(env: &Env, wanted: &Wanted, queue: &Queue<TopicLog>) {
     while let Ok(topic) = wanted.recv() {
         if let Some(topic) = topic.upgrade() {
             make_one(&topic);

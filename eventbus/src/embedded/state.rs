@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
 use evoke_api::events::SyncMode;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::oneshot;
 
 use super::OpenError;
@@ -22,6 +22,7 @@ use super::record::{self, Kind, RecordHeader, SEGMENT_HEADER, SegmentHeader};
 use super::recovery::{find_segments, recover};
 use super::segment::Spot;
 use super::topic::segment_path;
+use super::writer::Log;
 use crate::bus::{Entry, Expect, Put};
 use crate::queued::Place;
 
@@ -80,7 +81,7 @@ pub(super) struct StateLog {
     next_revision: u64,
     /// What the table would take as records, in bytes.
     live: u64,
-    pub(super) pending: VecDeque<StoreOp>,
+    pending: VecDeque<StoreOp>,
     staged: Option<Staged>,
     /// When what was written without a sync is to be synced.
     sync_due: Option<Instant>,
@@ -175,22 +176,14 @@ impl StateLog {
         Ok(log)
     }
 
-    /// Writes what waits, as far as it fits into one file. False when nothing waits.
-    ///
-    /// # Errors
-    /// Those of the disk. Nothing has happened then, as far as anybody can tell.
-    pub(super) fn stage(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
-        let Some(first) = self.pending.front() else {
-            if self.file.is_none() {
-                self.compact(0)?;
-            }
-            return Ok(false);
-        };
-        let need: usize = first.puts.iter().map(put_len).sum();
+    /// Writes what waits, as far as it fits into one file. False when nothing waits and nothing is to be synced.
+    fn stage(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
+        let is_sync_due = self.sync_due.is_some_and(|due| due <= Instant::now());
+        let need: usize = self.pending.front().map_or(0, |first| first.puts.iter().map(put_len).sum());
         if self.file.as_ref().is_none_or(|f| f.offset + need as u64 > f.room) {
             self.compact(need as u64)?;
         }
-        let Some(active) = &self.file else {
+        let Some(active) = self.file.as_ref().filter(|_| !self.pending.is_empty() || is_sync_due) else {
             return Ok(false);
         };
         let time = nanos(self.env.now());
@@ -234,7 +227,7 @@ impl StateLog {
             staged.replies.push(reply);
         }
         drop(table);
-        staged.is_synced |= self.is_sync_due();
+        staged.is_synced |= is_sync_due;
         staged.bytes = buffer.len() as u64;
         if !buffer.is_empty() {
             active.file.write(buffer, active.offset)?;
@@ -243,44 +236,20 @@ impl StateLog {
         Ok(true)
     }
 
-    /// The file to sync for what is staged, if it wrote anything that has to be.
-    pub(super) fn staged_file(&self) -> Option<Arc<dyn DiskFile>> {
-        let wrote = self.staged.as_ref().is_some_and(|staged| staged.bytes > 0 && staged.is_synced);
-        self.file.as_ref().filter(|_| wrote).map(|active| active.file.clone())
+    /// The file to sync for what is staged, if that has to be.
+    fn staged_file(&self) -> Option<Arc<dyn DiskFile>> {
+        let staged = self.staged.as_ref().filter(|staged| staged.is_synced)?;
+        self.file.as_ref().filter(|active| staged.bytes > 0 || active.unsynced > 0).map(|active| active.file.clone())
     }
 
-    /// When what was written without a sync is to be synced.
-    pub(super) fn sync_due(&self) -> Option<Instant> {
-        self.sync_due
-    }
-
-    /// True once it is.
-    pub(super) fn is_sync_due(&self) -> bool {
-        self.sync_due.is_some_and(|due| due <= Instant::now())
-    }
-
-    /// Syncs what was written without a sync.
-    ///
-    /// # Errors
-    /// Those of the disk. The table is then to be written anew, by [`StateLog::stage`].
-    pub(super) fn sync(&mut self) -> io::Result<()> {
-        self.sync_due = None;
-        let Some(active) = &mut self.file else { return Ok(()) };
-        active.unsynced = 0;
-        let synced = active.file.sync();
-        if synced.is_err() {
-            self.file = None;
-        }
-        synced
-    }
-
-    /// True while there is something to write.
-    pub(super) fn has_work(&self) -> bool {
-        !self.pending.is_empty() || self.file.is_none()
+    /// When there is something to write or to sync.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        let has_work = !self.pending.is_empty() || self.file.is_none();
+        if has_work { Some(now) } else { self.sync_due }
     }
 
     /// What was staged is as durable as it was asked to be: shows it, and answers.
-    pub(super) fn publish(&mut self) {
+    fn publish(&mut self) {
         let (Some(staged), Some(active)) = (self.staged.take(), &mut self.file) else {
             return;
         };
@@ -303,15 +272,9 @@ impl StateLog {
         }
     }
 
-    /// The sync of what was staged failed: the file is not to be trusted, nor synced, again.
-    pub(super) fn abandon(&mut self) {
-        self.staged = None;
-        self.file = None;
-    }
-
-    /// Forgets what was staged, to write it again.
-    pub(super) fn unstage(&mut self) {
-        self.staged = None;
+    /// The sync of what was staged failed: the table is written to a new file next.
+    fn abandon(&mut self) {
+        (self.staged, self.file, self.sync_due) = (None, None, None);
     }
 
     /// Syncs what was written without a sync.
@@ -386,6 +349,43 @@ impl StateLog {
             None => table.remove(&key),
         };
         self.live = self.live.saturating_sub(old.as_ref().map_or(0, size));
+    }
+}
+
+impl Log for Mutex<StateLog> {
+    type Op = StoreOp;
+
+    fn name(&self) -> Arc<str> {
+        "state".into()
+    }
+
+    fn enqueue(&self, op: StoreOp) {
+        self.lock().pending.push_back(op);
+    }
+
+    fn due(&self, now: Instant) -> Option<Instant> {
+        self.lock().due(now)
+    }
+
+    fn stage(&self, buffer: &mut Vec<u8>) -> io::Result<bool> {
+        self.lock().stage(buffer)
+    }
+
+    fn staged_file(&self) -> Option<Arc<dyn DiskFile>> {
+        self.lock().staged_file()
+    }
+
+    fn publish(self: &Arc<Self>) {
+        self.lock().publish();
+    }
+
+    fn abandon(&self) {
+        self.lock().abandon();
+    }
+
+    fn give_up(&self, _cause: &Arc<str>) {
+        // Whoever waits sees that the bus is closed.
+        self.lock().pending.clear();
     }
 }
 

@@ -32,9 +32,11 @@ async fn open(dir: &TempDir, options: EmbeddedOptions) -> Arc<EmbeddedBus> {
     bus
 }
 
-async fn publish(bus: &EmbeddedBus, events: Vec<Event>) -> Vec<Position> {
+/// Stores events; says where the log ends then.
+async fn publish(bus: &EmbeddedBus, events: Vec<Event>) -> Position {
     let receipt = bus.publish(&topic(), events).await.unwrap();
-    receipt.await.into_iter().map(Result::unwrap).collect()
+    assert!(receipt.await.iter().all(Result::is_ok));
+    bus.locate(&[(topic(), From::Next)]).await.unwrap()[0].at
 }
 
 async fn read_ids(bus: &EmbeddedBus, from: From, count: usize) -> Vec<String> {
@@ -61,7 +63,7 @@ async fn events_outlive_the_process_over_many_segments() {
     let bus = open(&dir, options()).await;
     assert_eq!(read_ids(&bus, From::First, 1000).await, expected);
     assert_eq!(read_ids(&bus, From::At(Position(637)), 363).await, expected[637..]);
-    assert_eq!(publish(&bus, vec![event(1000, 10)]).await, [Position(1000)]);
+    assert_eq!(publish(&bus, vec![event(1000, 10)]).await, Position(1001));
 }
 
 #[tokio::test]
@@ -150,7 +152,7 @@ async fn a_torn_tail_is_cut_and_the_rest_kept() {
     bytes[end - 50] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let bus = open(&dir, options()).await;
-    assert_eq!(publish(&bus, vec![event(9, 10)]).await, [Position(2)]);
+    assert_eq!(publish(&bus, vec![event(9, 10)]).await, Position(3));
     assert_eq!(read_ids(&bus, From::First, 3).await, ["0", "1", "9"]);
 }
 
@@ -270,5 +272,6 @@ async fn format_1_is_read_and_continued() {
     let put = Put { key: "ledger/b".into(), value: Some("again".into()), expect: Expect::Absent };
     assert_eq!(bus.store(vec![put]).await.unwrap(), [Some(9)]);
     let stored = bus.publish(&orders, vec![event(45, 10)]).await.unwrap().await;
-    assert_eq!(stored, [Ok(Position(45))]);
+    assert_eq!(stored, [Ok(())]);
+    assert_eq!(bus.locate(&[(orders, From::Next)]).await.unwrap()[0].at, Position(46));
 }

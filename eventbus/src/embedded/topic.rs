@@ -5,15 +5,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use evoke_api::names::TopicName;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::disk::DiskFile;
 use super::env::Env;
-use super::head::{Head, Tail, nanos};
+use super::head::{Head, PublishOp, Tail, nanos};
 use super::segment::{Scan, Segment, Spot, Step};
+use super::writer::Log;
 use crate::bus::{BusError, From, Mark, Position};
 use crate::metrics::TopicMetrics;
 
@@ -275,4 +277,40 @@ pub(super) fn segment_path(dir: &Path, seq: u64) -> PathBuf {
 /// The opposite of [`segment_path`].
 pub(super) fn segment_seq(name: &str) -> Option<u64> {
     name.strip_suffix(".log")?.parse().ok()
+}
+
+impl Log for TopicLog {
+    type Op = PublishOp;
+
+    fn name(&self) -> Arc<str> {
+        self.name.as_str().into()
+    }
+
+    fn enqueue(&self, op: PublishOp) {
+        self.head.lock().pending.push_back(op);
+    }
+
+    fn due(&self, now: Instant) -> Option<Instant> {
+        (!self.head.lock().pending.is_empty()).then_some(now)
+    }
+
+    fn stage(&self, buffer: &mut Vec<u8>) -> io::Result<bool> {
+        self.head.lock().stage(self, buffer)
+    }
+
+    fn staged_file(&self) -> Option<Arc<dyn DiskFile>> {
+        self.head.lock().staged_file()
+    }
+
+    fn publish(self: &Arc<Self>) {
+        self.head.lock().publish(self);
+    }
+
+    fn abandon(&self) {
+        self.head.lock().abandon(self);
+    }
+
+    fn give_up(&self, cause: &Arc<str>) {
+        self.head.lock().give_up(cause);
+    }
 }

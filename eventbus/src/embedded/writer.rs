@@ -1,4 +1,8 @@
-//! The one thread that writes: it takes everything that waits, writes it, syncs each file once, and answers everybody.
+//! The threads that write, one for the topics and one for the state: each takes everything that waits for it, writes it, syncs each file
+//! once, and answers everybody.
+//!
+//! Most changes of state are answered once they are written. They have a thread of their own, so as not to wait for the syncs of
+//! the topics.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -9,10 +13,8 @@ use evoke_api::events::SyncMode;
 use evoke_api::names::TopicName;
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::disk::DiskFile;
 use super::env::Env;
-use super::head::PublishOp;
-use super::lock::DirLock;
-use super::state::{StateLog, StoreOp};
 use super::topic::TopicLog;
 use crate::bus::Health;
 
@@ -23,36 +25,65 @@ const BUFFER_KEPT: usize = 64 << 10;
 /// The topics of a bus.
 pub(super) type Topics = RwLock<HashMap<TopicName, Arc<TopicLog>>>;
 
-/// Something to write.
-#[derive(Debug)]
-pub(super) enum Op {
-    Publish(Arc<TopicLog>, PublishOp),
-    Store(StoreOp),
+/// What a writer appends to. It writes in three steps: stage, sync of the staged file, publish or abandon.
+pub(super) trait Log: Send + Sync + 'static {
+    /// Something to write.
+    type Op: Send;
+
+    /// What it is called where its troubles are told.
+    fn name(&self) -> Arc<str>;
+
+    /// Takes an op, to be staged.
+    fn enqueue(&self, op: Self::Op);
+
+    /// When there is something to stage next, if that is known; `now` where there is already.
+    fn due(&self, now: Instant) -> Option<Instant>;
+
+    /// Writes as much of what waits as fits into one commit. False when there was nothing.
+    ///
+    /// # Errors
+    /// Those of the disk. Nothing has happened then, as far as anybody can tell.
+    fn stage(&self, buffer: &mut Vec<u8>) -> io::Result<bool>;
+
+    /// The file to sync for what is staged, unless it is answered without.
+    fn staged_file(&self) -> Option<Arc<dyn DiskFile>>;
+
+    /// What was staged is as durable as it was asked to be: shows it, and answers.
+    fn publish(self: &Arc<Self>);
+
+    /// The sync of what was staged failed: the file is not to be trusted, nor synced, again.
+    fn abandon(&self);
+
+    /// The bus ends with ops that could not be written, for this cause.
+    fn give_up(&self, cause: &Arc<str>);
 }
 
-/// What waits for the writer. Its size is bounded by the places that each op holds.
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    inner: Mutex<Inner>,
+/// What waits for a writer. Its size is bounded by the places that each op holds.
+pub(super) struct Queue<L: Log> {
+    inner: Mutex<Inner<L>>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct Inner {
-    ops: VecDeque<Op>,
+struct Inner<L: Log> {
+    ops: VecDeque<(Arc<L>, L::Op)>,
     closing: bool,
     /// Space was freed: what failed is worth another try.
     retry: bool,
 }
 
-impl Queue {
+impl<L: Log> Queue<L> {
+    pub(super) fn new() -> Self {
+        let inner = Inner { ops: VecDeque::new(), closing: false, retry: false };
+        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
     /// Hands an op over; false when the bus is closing.
-    pub(super) fn push(&self, op: Op) -> bool {
+    pub(super) fn push(&self, log: Arc<L>, op: L::Op) -> bool {
         let mut inner = self.inner.lock();
         if inner.closing {
             return false;
         }
-        inner.ops.push_back(op);
+        inner.ops.push_back((log, op));
         self.changed.notify_one();
         true
     }
@@ -69,8 +100,12 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    fn is_empty(&self) -> bool {
+        self.inner.lock().ops.is_empty()
+    }
+
     /// Everything that is queued, after waiting for something until `until`.
-    fn take(&self, wait: bool, until: Option<Instant>) -> Inner {
+    fn take(&self, wait: bool, until: Option<Instant>) -> Inner<L> {
         let mut inner = self.inner.lock();
         while wait && inner.ops.is_empty() && !inner.closing && !inner.retry {
             match until {
@@ -83,29 +118,20 @@ impl Queue {
             }
         }
         let closing = inner.closing;
-        std::mem::replace(&mut *inner, Inner { closing, ..Inner::default() })
+        std::mem::replace(&mut *inner, Inner { ops: VecDeque::new(), closing, retry: false })
     }
 }
 
 /// See the module.
-pub(super) struct Writer {
+pub(super) struct Writer<L: Log> {
     pub(super) env: Arc<Env>,
-    pub(super) queue: Arc<Queue>,
-    pub(super) state: StateLog,
-    pub(super) topics: Arc<Topics>,
-    /// Shared by everything that changes files, and freed when the last of it ends.
-    pub(super) lock: Option<Arc<DirLock>>,
+    pub(super) queue: Arc<Queue<L>>,
 }
 
-/// A log that has something to write.
-struct Busy {
-    log: Log,
+/// A log that has something to write, or will have.
+struct Busy<L> {
+    log: Arc<L>,
     retry: Option<Retry>,
-}
-
-enum Log {
-    Topic(Arc<TopicLog>),
-    State,
 }
 
 #[derive(Clone, Copy)]
@@ -116,154 +142,89 @@ struct Retry {
     spares: u64,
 }
 
-impl Writer {
+impl<L: Log> Writer<L> {
     /// Runs until the queue is closed and all that can be written is.
-    pub(super) fn run(mut self) {
-        let mut busy: Vec<Busy> = Vec::new();
+    pub(super) fn run(self) {
+        let mut busy: Vec<Busy<L>> = Vec::new();
         let mut buffer = Vec::new();
         loop {
             let now = Instant::now();
-            let ready = busy.iter().any(|b| b.retry.is_none_or(|r| r.at <= now)) || self.state.is_sync_due();
-            let until = busy.iter().filter_map(|b| b.retry.map(|r| r.at)).chain(self.state.sync_due()).min();
-            let Inner { ops, closing, retry } = self.queue.take(!ready, until);
-            for op in ops {
-                self.enqueue(op, &mut busy);
+            let next = busy.iter().filter_map(|b| b.due(now)).min();
+            let Inner { ops, closing, retry } = self.queue.take(next.is_none_or(|at| at > now), next);
+            for (log, op) in ops {
+                log.enqueue(op);
+                if !busy.iter().any(|b| Arc::ptr_eq(&b.log, &log)) {
+                    busy.push(Busy { log, retry: None });
+                }
             }
             if retry || closing {
                 let now = Instant::now();
                 busy.iter_mut().filter_map(|b| b.retry.as_mut()).for_each(|r| r.at = now);
             }
             self.commit(&mut busy, &mut buffer);
-            if closing && busy.iter().all(|b| b.retry.is_some()) {
+            let now = Instant::now();
+            busy.retain(|b| b.log.due(now).is_some());
+            if closing && busy.iter().all(|b| b.retry.is_some() || b.due(now).is_some_and(|at| at > now)) {
                 break;
             }
-            if busy.is_empty() && buffer.capacity() > BUFFER_KEPT && self.queue.inner.lock().ops.is_empty() {
+            if busy.is_empty() && buffer.capacity() > BUFFER_KEPT && self.queue.is_empty() {
                 buffer = Vec::new();
             }
         }
-        self.end(busy);
-    }
-
-    fn enqueue(&mut self, op: Op, busy: &mut Vec<Busy>) {
-        let log = match op {
-            Op::Publish(topic, op) => {
-                topic.head.lock().pending.push_back(op);
-                Log::Topic(topic)
-            }
-            Op::Store(op) => {
-                self.state.pending.push_back(op);
-                Log::State
-            }
-        };
-        if !busy.iter().any(|b| b.log.is(&log)) {
-            busy.push(Busy { log, retry: None });
+        let cause: Arc<str> = "the bus was closed before it could be written".into();
+        for b in busy {
+            b.log.give_up(&cause);
         }
     }
 
     /// One group commit: each log that is due writes what it has, each file is synced once, then everybody is answered.
-    fn commit(&mut self, busy: &mut Vec<Busy>, buffer: &mut Vec<u8>) {
+    fn commit(&self, busy: &mut [Busy<L>], buffer: &mut Vec<u8>) {
         let started = Instant::now();
         let spares = self.env.spares.done();
         let mut staged: Vec<usize> = Vec::with_capacity(busy.len());
         for (i, b) in busy.iter_mut().enumerate() {
-            if b.retry.is_some_and(|r| r.at > started) {
+            if b.due(started).is_none_or(|at| at > started) {
                 continue;
             }
-            let result = match &b.log {
-                Log::Topic(topic) => topic.head.lock().stage(topic, buffer),
-                Log::State => self.state.stage(buffer),
-            };
-            match result {
+            match b.log.stage(buffer) {
                 Ok(true) => staged.push(i),
-                Ok(false) if b.retry.take().is_some() => self.env.health.clear(&b.log.name()),
-                Ok(false) => {}
-                Err(error) => {
-                    match &b.log {
-                        Log::Topic(topic) => topic.head.lock().unstage(),
-                        Log::State => self.state.unstage(),
-                    }
-                    b.failed(&self.env, &error, spares);
-                }
+                Ok(false) => b.succeeded(&self.env),
+                Err(error) => b.failed(&self.env, &error, spares),
             }
         }
-        // What is answered without a sync does not wait for the others'.
-        let is_quick =
-            |i: &usize| busy.get(*i).is_some_and(|b| matches!(b.log, Log::State)) && self.state.staged_file().is_none();
-        if let Some(quick) = staged.iter().position(is_quick) {
-            staged.swap(0, quick);
-        }
-        for i in staged.iter().copied() {
+        let mut is_durable = false;
+        for i in staged {
             let Some(b) = busy.get_mut(i) else { continue };
-            let file = match &b.log {
-                Log::Topic(topic) => topic.head.lock().staged_file(),
-                Log::State => self.state.staged_file(),
-            };
-            let synced = match file {
-                Some(file) if self.env.sync == SyncMode::Always => file.sync(),
-                _ => Ok(()),
-            };
-            match (&b.log, synced) {
-                (Log::Topic(topic), Ok(())) => topic.head.lock().publish(topic),
-                (Log::State, Ok(())) => self.state.publish(),
-                (Log::Topic(topic), Err(error)) => {
-                    topic.head.lock().abandon(topic);
-                    b.failed(&self.env, &error, spares);
-                    continue;
+            let file = b.log.staged_file();
+            is_durable |= file.is_some();
+            match file.filter(|_| self.env.sync == SyncMode::Always).map_or(Ok(()), |file| file.sync()) {
+                Ok(()) => {
+                    b.log.publish();
+                    b.succeeded(&self.env);
                 }
-                (Log::State, Err(error)) => {
-                    self.state.abandon();
+                Err(error) => {
+                    b.log.abandon();
                     b.failed(&self.env, &error, spares);
-                    continue;
                 }
             }
-            if b.retry.take().is_some() {
-                self.env.health.clear(&b.log.name());
-            }
         }
-        if self.state.is_sync_due() && self.env.sync == SyncMode::Always {
-            self.sync_state(busy);
-        }
-        if !staged.is_empty() {
+        if is_durable {
             self.env.metrics.committed(started.elapsed());
         }
-        busy.retain(|b| match &b.log {
-            Log::Topic(topic) => !topic.head.lock().pending.is_empty(),
-            Log::State => self.state.has_work(),
-        });
-    }
-
-    /// Syncs what was answered before it was synced, and for which no commit came by since.
-    fn sync_state(&mut self, busy: &mut Vec<Busy>) {
-        let Err(error) = self.state.sync() else { return };
-        let mut failed = match busy.iter().position(|b| b.log.is(&Log::State)) {
-            Some(index) => busy.swap_remove(index),
-            None => Busy { log: Log::State, retry: None },
-        };
-        failed.failed(&self.env, &error, self.env.spares.done());
-        busy.push(failed);
-    }
-
-    fn end(mut self, busy: Vec<Busy>) {
-        let cause: Arc<str> = "the bus was closed before it could be written".into();
-        for b in busy {
-            match b.log {
-                Log::Topic(topic) => topic.head.lock().give_up(&cause),
-                Log::State => self.state.pending.clear(),
-            }
-        }
-        if let Err(error) = self.state.close() {
-            tracing::error!(%error, "the state could not be synced at the end");
-        }
-        for topic in self.topics.read().values() {
-            if let Err(error) = topic.head.lock().close(topic) {
-                tracing::error!(topic = %topic.name, %error, "the log could not be synced at the end");
-            }
-        }
-        drop(self.lock);
     }
 }
 
-impl Busy {
+impl<L: Log> Busy<L> {
+    fn due(&self, now: Instant) -> Option<Instant> {
+        self.retry.map(|retry| retry.at).or_else(|| self.log.due(now))
+    }
+
+    fn succeeded(&mut self, env: &Env) {
+        if self.retry.take().is_some() {
+            env.health.clear(&self.log.name());
+        }
+    }
+
     /// To be tried again. `spares_done` is as of before it was tried.
     fn failed(&mut self, env: &Env, error: &io::Error, spares_done: u64) {
         let delay = self.retry.map_or(env.retry, |r| (r.delay * 2).min(RETRY_LAST));
@@ -276,23 +237,6 @@ impl Busy {
         let name = self.log.name();
         let text: Arc<str> = format!("{name}: {error}").into();
         env.health.trouble(&name, if is_full(error) { Health::Full(text) } else { Health::Down(text) });
-    }
-}
-
-impl Log {
-    fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Topic(a), Self::Topic(b)) => Arc::ptr_eq(a, b),
-            (Self::State, Self::State) => true,
-            _ => false,
-        }
-    }
-
-    fn name(&self) -> Arc<str> {
-        match self {
-            Self::Topic(topic) => topic.name.as_str().into(),
-            Self::State => "state".into(),
-        }
     }
 }
 

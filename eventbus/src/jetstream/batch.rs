@@ -1,106 +1,223 @@
-//! Events of one partition on their way to its stream: as one batch that is stored as a whole or not at all, so that what fails can
-//! be sent again without coming after what followed it.
+//! Events of one partition on their way to its stream, as a batch of NATS's fast ingest (ADR-50): the servers store each as it comes, say
+//! now and then how far they are, and take no more of a batch after the first that they miss or refuse. So what fails can be sent again
+//! without coming after what followed it.
 
-use async_nats::{HeaderMap, Subject};
-use bytes::Bytes;
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use async_nats::{HeaderMap, Message, StatusCode};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::error::{Refusal, WireError};
-use super::wire::Wire;
 use crate::codec::nats;
 use crate::event::Event;
 
-/// As many messages as NATS takes in one batch.
-pub(super) const EVENTS: usize = 1000;
-/// What a message takes beside its subject, its event's headers and its data: the headers of batches and of repeats.
+/// What a message takes beside its subject, its event's headers and its data: the header of repeats.
 pub(super) const OVERHEAD: usize = 512;
 /// What the servers take of headers, all of a message together.
 pub(super) const HEADER_BYTES: usize = 65_535;
+/// The servers say how far they are after so many messages, or after about so many bytes.
+const EVERY: usize = 250;
+const EVERY_BYTES: usize = 1 << 20;
+/// So many may always be on their way, although the servers have not said yet how many they like to take: too few to harm them.
+pub(super) const FIRST: usize = 100;
 /// Longer identities are hashed: the servers keep each of them in memory for as long as they recognise it.
 const IDENTITY_BYTES: usize = 200;
 
 /// What separates the parts of an identity, and what a header cannot hold.
 const SEPARATED: &AsciiSet = &CONTROLS.add(b' ').add(b'#').add(b'%');
 
-/// What became of some events.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// Each is stored, at these sequences; `true` for one that had been before.
-    Stored(Vec<(u64, bool)>),
-    /// There is no room; none is stored.
-    Full(Refusal),
-    /// One of them is larger than the stream takes, or its headers are; none is stored.
-    TooLarge,
-    /// One of them had been stored before; the others are not stored.
-    Repeated,
-    /// It is not known.
-    Unknown(WireError),
-    /// JetStream refuses; none is stored.
-    Refused(Refusal),
+/// What a reply's subject asks of the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Start = 0,
+    Append = 1,
+    End = 3,
 }
 
-#[derive(Debug, Deserialize)]
-struct Ack {
-    #[serde(default)]
+/// A batch that is being sent.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// What the subjects of its answers begin with. The last token is its name, which no other batch has.
+    prefix: String,
+    every: usize,
+    /// A message by itself, which any server knows.
+    is_single: bool,
+    sent: u64,
+    stored: u64,
+    /// After how many messages the servers say how far they are, once they have said it.
+    agreed: Option<usize>,
+    has_ended: bool,
+    /// What was refused, and why. What was sent after it is not stored.
+    refused: Option<(u64, Refusal)>,
+    /// Up to which message was sent when.
+    times: VecDeque<(u64, Instant)>,
+}
+
+/// How far a batch is.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// So many events more are stored.
+    pub(super) stored: usize,
+    /// When the last of them was sent.
+    pub(super) sent: Option<Instant>,
+    /// It had been stored before.
+    pub(super) repeated: bool,
+    /// Nothing more of the batch will be; all is well if everything was, or what comes next is what was refused.
+    pub(super) end: Option<End>,
+}
+
+/// How a batch ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// All of it is stored.
+    Complete,
+    /// The event after those that are stored is refused.
+    Refused(Refusal),
+    /// What was sent after those that are stored got lost on the way.
+    Lost,
+}
+
+/// What the servers answer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Answer {
+    #[serde(rename = "type")]
+    kind: Option<String>,
     error: Option<Refusal>,
-    #[serde(default)]
     seq: u64,
-    #[serde(default)]
+    msgs: usize,
+    count: Option<u64>,
     duplicate: bool,
 }
 
-/// Events as the messages of one batch.
-pub(super) struct Messages {
-    before: Vec<(HeaderMap, Bytes)>,
-    last: (HeaderMap, Bytes),
-}
+impl Batch {
+    /// One named `prefix`, for events like these.
+    pub(super) fn new(prefix: String, events: &[Event], is_single: bool) -> Self {
+        let bytes: usize = events.iter().map(Event::encoded_len).sum();
+        let every = (EVERY_BYTES * events.len() / bytes.max(1)).clamp(1, EVERY);
+        let (refused, times) = (None, VecDeque::new());
+        Self { prefix, every, is_single, sent: 0, stored: 0, agreed: None, has_ended: false, refused, times }
+    }
 
-impl Messages {
-    /// The messages of a batch, of which `wire` knows a name that no other one has; `None` if there are no events.
-    pub(super) fn of(events: &[Event], wire: &Wire) -> Option<Self> {
-        let batch = if events.len() < 2 { String::new() } else { wire.client.new_inbox() };
-        let message = |(event, number): (&Event, usize)| {
-            let mut headers = nats::binary_headers(event);
-            headers.insert("Nats-Msg-Id", identity(event));
-            if events.len() > 1 {
-                headers.insert("Nats-Batch-Id", batch.as_str());
-                headers.insert("Nats-Batch-Sequence", number.to_string());
-            }
-            (headers, event.data())
+    /// Sent, and not known to be stored.
+    pub(super) fn under_way(&self) -> usize {
+        usize::try_from(self.sent - self.stored).unwrap_or(usize::MAX)
+    }
+
+    /// How many more may be sent.
+    pub(super) fn room(&self) -> usize {
+        if self.has_ended || self.refused.is_some() || (self.is_single && self.sent > 0) {
+            return 0;
+        }
+        let most = self.agreed.map_or(FIRST, |every| FIRST.max(2 * every));
+        most.saturating_sub(self.under_way())
+    }
+
+    /// True where the servers have to be told that nothing follows, should nothing wait: there is room for more, or no use in it.
+    pub(super) fn is_to_end(&self) -> bool {
+        !self.has_ended && !self.is_single && (self.room() > 0 || self.refused.is_some())
+    }
+
+    /// The subject that the next event's answer comes to.
+    pub(super) fn next(&mut self) -> String {
+        self.sent += 1;
+        if self.is_single {
+            return format!("{}.1", self.prefix);
+        }
+        self.reply(self.sent, if self.sent == 1 { Operation::Start } else { Operation::Append })
+    }
+
+    /// The subject of the answer to a message that ends the batch and is not stored.
+    pub(super) fn end(&mut self) -> String {
+        self.has_ended = true;
+        self.reply(self.sent + 1, Operation::End)
+    }
+
+    fn reply(&self, sequence: u64, operation: Operation) -> String {
+        let Self { prefix, every, .. } = self;
+        format!("{prefix}.{every}.fail.{sequence}.{}.$FI", operation as u8)
+    }
+
+    /// What was handed over so far was sent now.
+    pub(super) fn sent_at(&mut self, now: Instant) {
+        self.times.push_back((self.sent, now));
+    }
+
+    /// Takes an answer in.
+    ///
+    /// # Errors
+    /// Where it says nothing of what is stored, which is not known then.
+    pub(super) fn answered(&mut self, message: &Message) -> Result<Progress, WireError> {
+        let Some(rest) = message.subject.strip_prefix(self.prefix.as_str()).and_then(|rest| rest.strip_prefix('.'))
+        else {
+            // Of a batch before.
+            return Ok(Progress::default());
         };
-        let mut before: Vec<_> = events.iter().zip(1..).map(message).collect();
-        let mut last = before.pop()?;
-        if !before.is_empty() {
-            last.0.insert("Nats-Batch-Commit", "1");
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            return Err(WireError::Nobody);
         }
-        Some(Self { before, last })
+        let answer: Answer = serde_json::from_slice(&message.payload).map_err(|_| {
+            WireError::Client(format!("an answer of {} bytes is no acknowledgement", message.payload.len()))
+        })?;
+        match (answer.kind.as_deref(), answer.error) {
+            (Some("ack"), _) => {
+                self.agreed = Some(answer.msgs.max(1));
+                Ok(self.progress(answer.seq, false))
+            }
+            (Some("err"), Some(refusal)) => Ok(self.refuse(answer.seq, refusal)),
+            (None, Some(refusal)) => {
+                // It is the answer to one message, which the subject tells.
+                let sequence =
+                    if self.is_single { Some(1) } else { rest.split('.').nth(2).and_then(|n| n.parse().ok()) };
+                Ok(self.refuse(sequence.unwrap_or(self.stored + 1), refusal))
+            }
+            (None, None) => {
+                let count = answer.count.unwrap_or(1);
+                let mut progress = self.progress(count, answer.duplicate);
+                progress.end = Some(match self.refused.take() {
+                    Some((sequence, refusal)) if sequence == self.stored + 1 => End::Refused(refusal),
+                    _ if self.stored == self.sent => End::Complete,
+                    _ => End::Lost,
+                });
+                Ok(progress)
+            }
+            // A gap: how far the batch came is said when it ends, which it does by itself.
+            _ => Ok(Progress::default()),
+        }
     }
 
-    /// Stores them, all or none.
-    pub(super) async fn store(self, wire: &Wire, subject: &Subject) -> Outcome {
-        let Self { before, last } = self;
-        let events = before.len() + 1;
-        match wire.ask_last(subject, before.into_iter(), last).await {
-            Ok(answer) => outcome(&answer.payload, events),
-            Err(error) => Outcome::Unknown(error),
+    fn progress(&mut self, up_to: u64, repeated: bool) -> Progress {
+        let up_to = up_to.clamp(self.stored, self.sent);
+        let stored = usize::try_from(up_to - self.stored).unwrap_or(usize::MAX);
+        self.stored = up_to;
+        let mut sent = None;
+        while let Some((last, at)) = self.times.front()
+            && *last <= up_to
+        {
+            sent = Some(*at);
+            self.times.pop_front();
         }
+        Progress { stored, sent, repeated, end: None }
+    }
+
+    fn refuse(&mut self, sequence: u64, refusal: Refusal) -> Progress {
+        if sequence == self.stored + 1 {
+            return Progress { end: Some(End::Refused(refusal)), ..Progress::default() };
+        }
+        // What comes before it may not be stored yet. The end of the batch tells.
+        self.refused.get_or_insert((sequence, refusal));
+        Progress::default()
     }
 }
 
-fn outcome(answer: &Bytes, events: usize) -> Outcome {
-    match serde_json::from_slice(answer) {
-        Ok(Ack { error: Some(refusal), .. }) if refusal.is_full() => Outcome::Full(refusal),
-        Ok(Ack { error: Some(refusal), .. }) if refusal.is_too_large() => Outcome::TooLarge,
-        Ok(Ack { error: Some(refusal), .. }) if refusal.is(Refusal::DUPLICATE) => Outcome::Repeated,
-        Ok(Ack { error: Some(refusal), .. }) => Outcome::Refused(refusal),
-        // A batch has consecutive sequences, and its answer names the last.
-        Ok(Ack { seq, duplicate, .. }) if seq >= events as u64 => {
-            Outcome::Stored((0..events as u64).rev().map(|back| (seq - back, duplicate)).collect())
-        }
-        _ => Outcome::Unknown(WireError::Client(format!("an answer of {} bytes is no acknowledgement", answer.len()))),
-    }
+/// The headers of an event's message.
+pub(super) fn headers(event: &Event) -> HeaderMap {
+    let mut headers = nats::binary_headers(event);
+    headers.insert("Nats-Msg-Id", identity(event));
+    headers
 }
 
 /// What the servers recognise an event by that is published again: its source and id, and what makes another use of the same event
@@ -140,26 +257,86 @@ mod tests {
         assert_eq!(identity_of(&"s".repeat(500), "1", &[]).len(), 64);
     }
 
-    #[test]
-    fn an_answer_says_where_each_event_is() {
-        let read = |answer: &'static str, events| outcome(&Bytes::from_static(answer.as_bytes()), events);
-        assert!(matches!(read(r#"{"stream":"s","seq":9,"batch":"b","count":3}"#, 3),
-            Outcome::Stored(places) if places == [(7, false), (8, false), (9, false)]));
-        assert!(
-            matches!(read(r#"{"stream":"s","seq":2,"duplicate":true}"#, 1), Outcome::Stored(places) if places == [(2, true)])
-        );
-        assert!(matches!(
-            read(r#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"},"seq":0}"#, 1),
-            Outcome::Full(_)
-        ));
-        assert!(matches!(
-            read(r#"{"error":{"code":400,"err_code":10201,"description":"d"},"seq":0}"#, 1),
-            Outcome::Repeated
-        ));
-        for answer in [r#"{"error":{"code":400,"err_code":10054}}"#, r#"{"error":{"code":400,"err_code":10097}}"#] {
-            assert!(matches!(read(answer, 1), Outcome::TooLarge));
+    fn batch(events: usize) -> Batch {
+        let event = Event::builder("1", "/s", "t").data("x").build().unwrap();
+        let mut batch = Batch::new("_INBOX.a.b".to_owned(), &[event], events == 1);
+        let replies: Vec<_> = (0..events).map(|_| batch.next()).collect();
+        if events > 1 {
+            assert_eq!(replies[0], "_INBOX.a.b.250.fail.1.0.$FI");
+            assert_eq!(replies[1], "_INBOX.a.b.250.fail.2.1.$FI");
         }
-        assert!(matches!(read(r#"{"error":{"code":400,"err_code":1,"description":"d"}}"#, 1), Outcome::Refused(_)));
-        assert!(matches!(read("+OK", 1), Outcome::Unknown(_)));
+        batch
+    }
+
+    fn answer(subject: &str, payload: &'static str) -> Message {
+        let (status, description, headers, reply) = (None, None, None, None);
+        Message { subject: subject.into(), reply, payload: payload.into(), headers, status, description, length: 0 }
+    }
+
+    fn said(batch: &mut Batch, payload: &'static str) -> (usize, Option<End>) {
+        let progress = batch.answered(&answer("_INBOX.a.b.250.fail.7.1.$FI", payload)).unwrap();
+        (progress.stored, progress.end)
+    }
+
+    const TOO_LARGE: &str = r#"{"error":{"code":400,"err_code":10054,"description":"d"},"stream":"s","seq":0}"#;
+
+    #[test]
+    fn a_batch_is_stored_bit_by_bit() {
+        let mut batch = batch(20);
+        assert_eq!((batch.under_way(), batch.room()), (20, 80));
+        assert_eq!(said(&mut batch, r#"{"type":"ack","seq":0,"msgs":250}"#), (0, None));
+        assert_eq!((batch.under_way(), batch.room()), (20, 480));
+        assert_eq!(said(&mut batch, r#"{"type":"ack","seq":8,"msgs":4}"#), (8, None));
+        // Said again, or late, it changes nothing.
+        assert_eq!(said(&mut batch, r#"{"type":"ack","seq":4,"msgs":4}"#), (0, None));
+        assert_eq!((batch.under_way(), batch.room(), batch.is_to_end()), (12, 88, true));
+        assert_eq!(batch.end(), "_INBOX.a.b.250.fail.21.3.$FI");
+        assert_eq!((batch.room(), batch.is_to_end()), (0, false));
+        let end = said(&mut batch, r#"{"stream":"s","seq":99,"batch":"b","count":20}"#);
+        assert_eq!(end, (12, Some(End::Complete)));
+    }
+
+    #[test]
+    fn what_was_lost_or_refused_comes_after_what_is_stored() {
+        let mut lost = batch(20);
+        assert_eq!(said(&mut lost, r#"{"type":"gap","last_seq":7,"seq":9}"#), (0, None));
+        assert_eq!(said(&mut lost, r#"{"stream":"s","seq":6,"batch":"b","count":6}"#), (6, Some(End::Lost)));
+
+        let mut refused = batch(20);
+        let full =
+            r#"{"type":"err","seq":7,"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}"#;
+        assert_eq!(said(&mut refused, full), (0, None));
+        assert_eq!((refused.room(), refused.is_to_end()), (0, true));
+        let (stored, end) = said(&mut refused, r#"{"stream":"s","seq":6,"batch":"b","count":6}"#);
+        assert!(matches!(end, Some(End::Refused(refusal)) if stored == 6 && refusal.is_full()));
+
+        let mut by_itself = batch(20);
+        assert_eq!(said(&mut by_itself, TOO_LARGE), (0, None));
+        let (stored, end) = said(&mut by_itself, r#"{"stream":"s","seq":6,"batch":"b","count":6}"#);
+        assert!(matches!(end, Some(End::Refused(refusal)) if stored == 6 && refusal.is_too_large()));
+
+        let mut first = batch(20);
+        let end = first.answered(&answer("_INBOX.a.b.250.fail.1.0.$FI", TOO_LARGE)).unwrap().end;
+        assert!(matches!(end, Some(End::Refused(refusal)) if refusal.is_too_large()));
+    }
+
+    #[test]
+    fn one_event_is_no_batch() {
+        let mut one = batch(1);
+        assert_eq!((one.room(), one.is_to_end()), (0, false));
+        let stored = one.answered(&answer("_INBOX.a.b.1", r#"{"stream":"s","seq":2,"duplicate":true}"#)).unwrap();
+        assert_eq!((stored.stored, stored.repeated, stored.end), (1, true, Some(End::Complete)));
+        assert!(batch(1).answered(&answer("_INBOX.a.b.1", "+OK")).is_err());
+        // All of it had been stored before.
+        assert_eq!(said(&mut batch(2), r#"{"stream":"s","seq":0,"batch":"b","count":2}"#), (2, Some(End::Complete)));
+    }
+
+    #[test]
+    fn the_answers_of_another_batch_are_passed_by() {
+        let mut batch = batch(2);
+        let other = batch.answered(&answer("_INBOX.a.c.250.fail.2.1.$FI", TOO_LARGE)).unwrap();
+        assert_eq!((other.stored, other.end), (0, None));
+        let longer = batch.answered(&answer("_INBOX.a.bb.250.fail.2.1.$FI", TOO_LARGE)).unwrap();
+        assert_eq!((longer.stored, longer.end), (0, None));
     }
 }

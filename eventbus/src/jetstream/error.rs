@@ -49,7 +49,6 @@ impl Refusal {
     pub(super) const NAME_IN_USE: u64 = 10058;
     pub(super) const STREAM_FULL: u64 = 10077;
     pub(super) const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
-    pub(super) const DUPLICATE: u64 = 10201;
     /// A message is larger than the stream takes, or its headers than any stream does.
     const TOO_LARGE: [u64; 2] = [10054, 10097];
     /// The stream's own limit, and those of the account and the servers.

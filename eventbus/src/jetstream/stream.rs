@@ -135,7 +135,7 @@ fn made(plan: &JetStreamPlan, spec: &TopicSpec) -> Config {
         max_message_size: -1,
         max_consumers: -1,
         duplicate_window: plan.max_age.map_or(window, |age| window.min(age)),
-        allow_atomic_publish: true,
+        allow_batch_publish: true,
         metadata: HashMap::from([(MADE_BY.to_owned(), "1".to_owned())]),
         ..Config::default()
     }
@@ -205,9 +205,11 @@ async fn adopt(wire: &Wire, plan: &JetStreamPlan, spec: &TopicSpec, mut info: In
             Err(error) => return Err(error.into()),
         }
     }
-    if !info.config.allow_atomic_publish {
-        let text = "the servers do not know batches that are stored as a whole or not at all, which the order of events rests on: use NATS 2.12 or later";
-        return Err(BusError::Broken(text.into()));
+    if !info.config.allow_batch_publish {
+        drift.push(
+            "the servers do not know batches, so that events are stored one after the other: NATS 2.14 is faster"
+                .to_owned(),
+        );
     }
     Ok(Adopted { partitions, drift, info })
 }
@@ -222,8 +224,8 @@ struct Change {
 fn changes(plan: &JetStreamPlan, now: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut change = |field, value: Value, said: String| changes.push(Change { field, value, said });
-    if !now.allow_atomic_publish {
-        change("allow_atomic", true.into(), "`allow_atomic` is off".to_owned());
+    if !now.allow_batch_publish {
+        change("allow_batched", true.into(), "`allow_batched` is off".to_owned());
     }
     let policy = discard(plan);
     // Without a limit there is nothing to discard.

@@ -39,6 +39,8 @@ pub(super) struct Topic {
     drops: AtomicBool,
     /// The age at which the servers delete, in milliseconds; 0 for none.
     max_age: AtomicU64,
+    /// The stream takes batches.
+    batches: AtomicBool,
     stored: AtomicU64,
     is_full: AtomicBool,
     is_skipping: AtomicBool,
@@ -74,6 +76,7 @@ impl Topic {
             max_message: AtomicI64::new(-1),
             drops: AtomicBool::new(false),
             max_age: AtomicU64::new(0),
+            batches: AtomicBool::new(false),
             stored: AtomicU64::new(0),
             is_full: AtomicBool::new(false),
             is_skipping: AtomicBool::new(false),
@@ -93,6 +96,7 @@ impl Topic {
         self.drops.store(drops || counts, Ordering::Relaxed);
         let age = u64::try_from(config.max_age.as_millis()).unwrap_or(u64::MAX);
         self.max_age.store(age, Ordering::Relaxed);
+        self.batches.store(config.allow_batch_publish, Ordering::Relaxed);
     }
 
     pub(super) fn partitions(&self) -> u16 {
@@ -169,6 +173,11 @@ impl Topic {
     /// The stream's `max_bytes`.
     pub(super) fn limit(&self) -> Option<u64> {
         u64::try_from(self.limit.load(Ordering::Relaxed)).ok().filter(|limit| *limit > 0)
+    }
+
+    /// How many events may be sent before the first of them is known to be stored: one, where the stream takes no batches.
+    pub(super) fn batch_limit(&self) -> usize {
+        if self.batches.load(Ordering::Relaxed) { batch::FIRST } else { 1 }
     }
 
     /// The largest message the stream takes.

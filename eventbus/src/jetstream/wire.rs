@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{ApiError, Refusal, WireError};
 
 /// How long an answer may take. A request of a stream without a leader gets none.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long who publishes waits for a connection before it is told that there is none.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -117,32 +117,18 @@ impl Wire {
 
     /// Sends and waits for the answer.
     pub(super) async fn ask(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Result<Message, WireError> {
-        self.ask_last(&Subject::from(subject), std::iter::empty(), (headers, payload)).await
-    }
-
-    /// Sends several, in order, and waits for the answer to the last.
-    pub(super) async fn ask_last(
-        &self,
-        subject: &Subject,
-        before: impl Iterator<Item = (HeaderMap, Bytes)>,
-        (headers, payload): (HeaderMap, Bytes),
-    ) -> Result<Message, WireError> {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         self.waiting.lock().insert(number, answer);
         let _waiting = Waiting { wire: self, number };
         self.within(async {
-            let refused = |error: async_nats::PublishError| WireError::Client(error.to_string());
-            for (headers, payload) in before {
-                self.client.publish_with_headers(subject.clone(), headers, payload).await.map_err(refused)?;
-            }
-            let reply = format!("{}.{number}", self.inbox);
+            let (subject, reply) = (Subject::from(subject), format!("{}.{number}", self.inbox));
             let sent = if headers.is_empty() {
-                self.client.publish_with_reply(subject.clone(), reply, payload).await
+                self.client.publish_with_reply(subject, reply, payload).await
             } else {
-                self.client.publish_with_reply_and_headers(subject.clone(), reply, headers, payload).await
+                self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
             };
-            sent.map_err(refused)?;
+            sent.map_err(|error| WireError::Client(error.to_string()))?;
             let answer = answered.await.map_err(|_| WireError::Closed)?;
             match answer.status {
                 Some(StatusCode::NO_RESPONDERS) => Err(WireError::Nobody),
@@ -153,7 +139,7 @@ impl Wire {
     }
 
     /// Runs what needs the connection, until there is another or none, or the time is up.
-    async fn within<T>(&self, what: impl Future<Output = Result<T, WireError>>) -> Result<T, WireError> {
+    pub(super) async fn within<T>(&self, what: impl Future<Output = Result<T, WireError>>) -> Result<T, WireError> {
         let mut standing = self.standing.clone();
         standing.borrow_and_update();
         self.up()?;

@@ -1,28 +1,29 @@
-//! One writer a partition: takes what waits, a batch at a time, and does not go on before it is known what became of it.
+//! One writer a partition: sends what waits as batches, one at a time, and sends again what is not known to be stored.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use async_nats::{HeaderMap, Message, Subscriber};
+use bytes::Bytes;
 use evoke_api::events::OnFull;
 use evoke_connect::backoff::Backoff;
-use futures_util::poll;
+use futures_util::StreamExt as _;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
-use tokio::task::unconstrained;
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
 
-use super::batch::{self, Messages, Outcome};
+use super::batch::{self, Batch, End, Progress};
 use super::core::Core;
 use super::error::{ApiError, Refusal, WireError};
 use super::stream;
 use super::topic::Topic;
-use crate::bus::{BusError, Health, Position, PublishError, Receipt};
+use super::wire::{ANSWER, Standing};
+use crate::bus::{BusError, Health, PublishError, Receipt};
 use crate::event::Event;
 
-/// One batch, in bytes.
-const BATCH_BYTES: usize = 2 << 20;
+/// What is handed to the client at once, in bytes.
+const CHUNK_BYTES: usize = 2 << 20;
 const WAIT_FIRST: Duration = Duration::from_millis(50);
 /// How often a full stream is tried: a trim makes room without a word.
 const WAIT_LONGEST: Duration = Duration::from_millis(500);
@@ -30,7 +31,7 @@ const WAIT_LONGEST: Duration = Duration::from_millis(500);
 /// So many failures in a row are no passing matter, such as the election of a leader.
 const FAILURES: u32 = 3;
 
-type Outcomes = Vec<Result<Position, PublishError>>;
+type Outcomes = Vec<Result<(), PublishError>>;
 
 /// The events of one `publish`.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ pub(super) struct Job {
 
 #[derive(Debug)]
 struct Slots {
-    results: Vec<Option<Result<Position, PublishError>>>,
+    results: Vec<Option<Result<(), PublishError>>>,
     left: usize,
     done: Option<oneshot::Sender<Outcomes>>,
     room: Option<OwnedSemaphorePermit>,
@@ -68,7 +69,7 @@ impl Drop for Unaccepted {
 impl Job {
     /// A job of `results.len()` events, of which those are settled that have a result.
     pub(super) fn new(
-        results: Vec<Option<Result<Position, PublishError>>>,
+        results: Vec<Option<Result<(), PublishError>>>,
         room: OwnedSemaphorePermit,
     ) -> (Arc<Self>, Receipt) {
         let events = results.len();
@@ -84,7 +85,7 @@ impl Job {
         Unaccepted(Some(self.clone()))
     }
 
-    fn settle(&self, slot: usize, result: Result<Position, PublishError>) {
+    fn settle(&self, slot: usize, result: Result<(), PublishError>) {
         let mut slots = self.state.lock();
         let Some(place) = slots.results.get_mut(slot) else { return };
         if place.replace(result).is_none() {
@@ -161,58 +162,60 @@ impl Queue {
         self.items.lock().is_empty()
     }
 
-    /// The first events, at most `most` of them; they stay in line until they are settled.
-    fn front(&self, most: usize) -> Vec<Event> {
+    /// What comes after the first `under_way` events, at most `most` of it and about a chunk; it stays in line until it is settled.
+    fn after(&self, under_way: usize, most: usize) -> Vec<Event> {
         let mut items = self.items.lock();
-        while items.front().is_some_and(Item::is_abandoned) {
-            items.pop_front();
+        while items.get(under_way).is_some_and(Item::is_abandoned) {
+            items.remove(under_way);
         }
-        Self::batch(items.iter().take(most))
-    }
-
-    /// What comes after the first `under_way` events.
-    fn after(&self, under_way: usize) -> Vec<Event> {
-        let items = self.items.lock();
-        Self::batch(items.iter().skip(under_way).take(batch::EVENTS))
-    }
-
-    /// As many of these as one batch takes.
-    fn batch<'a>(items: impl Iterator<Item = &'a Item>) -> Vec<Event> {
         let mut bytes = 0;
         let fits = |item: &&Item| {
             let is_first = bytes == 0;
             bytes += item.event.encoded_len() + batch::OVERHEAD;
-            (is_first || bytes <= BATCH_BYTES) && !item.is_abandoned()
+            (is_first || bytes <= CHUNK_BYTES) && !item.is_abandoned()
         };
-        items.take_while(fits).map(|item| item.event.clone()).collect()
+        items.iter().skip(under_way).take(most).take_while(fits).map(|item| item.event.clone()).collect()
     }
 
-    fn settle(&self, results: impl Iterator<Item = Result<Position, PublishError>>) {
-        let results: Vec<_> = results.collect();
+    /// The first `count` events are stored, or refused for one reason; says how many bytes they were.
+    fn settle(&self, count: usize, result: &Result<(), PublishError>) -> usize {
         let settled: Vec<_> = {
             let mut items = self.items.lock();
-            let count = results.len().min(items.len());
+            let count = count.min(items.len());
             items.drain(..count).collect()
         };
-        for (Item { job, slot, .. }, result) in settled.into_iter().zip(results) {
-            job.settle(slot, result);
+        let mut bytes = 0;
+        for Item { event, job, slot } in settled {
+            bytes += event.encoded_len();
+            job.settle(slot, result.clone());
         }
+        bytes
     }
 }
 
 /// Writes what waits for a partition until the bus is closed.
 pub(super) async fn run(core: Arc<Core>, topic: Arc<Topic>, partition: u16) {
-    if let Some(queue) = topic.queue(partition) {
-        let backoff = Backoff::between(WAIT_FIRST, WAIT_LONGEST);
-        let writer = Writer { core: &core, topic: &topic, partition, backoff, failures: 0, doubtful: false };
-        core.closed.run_until_cancelled(Box::pin(writer.run(queue))).await;
-    }
+    let Some(queue) = topic.queue(partition) else { return };
+    let inbox = core.wire.client.new_inbox();
+    let answers = match core.wire.client.subscribe(format!("{inbox}.>")).await {
+        Ok(answers) => answers,
+        // The client has ended.
+        Err(error) => return topic.forget(&error.to_string().into()),
+    };
+    let backoff = Backoff::between(WAIT_FIRST, WAIT_LONGEST);
+    let (core, topic) = (&core, &*topic);
+    let writer = Writer { core, topic, partition, inbox, answers, batches: 0, backoff, failures: 0, doubtful: false };
+    core.closed.run_until_cancelled(Box::pin(writer.run(queue))).await;
 }
 
 struct Writer<'a> {
     core: &'a Arc<Core>,
     topic: &'a Topic,
     partition: u16,
+    /// Where answers come, each to a subject below that of its batch.
+    inbox: String,
+    answers: Subscriber,
+    batches: u64,
     backoff: Backoff,
     /// In a row.
     failures: u32,
@@ -222,16 +225,12 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     async fn run(mut self, queue: &Queue) {
-        // After a repeat, or an event that is too large, each goes alone, up to where the batch would have ended.
-        let mut alone = 0_usize;
-        let mut prepared = None;
         while !queue.is_closed() {
             if std::mem::take(&mut self.doubtful) && !self.agrees().await {
                 continue;
             }
-            let next =
-                prepared.take().or_else(|| self.messages(queue.front(if alone > 0 { 1 } else { batch::EVENTS })));
-            let Some((events, messages)) = next else {
+            let first = queue.after(0, self.topic.batch_limit());
+            if first.is_empty() {
                 self.core.drained.notify_waiters();
                 if self.topic.is_full() {
                     self.relieve(queue).await;
@@ -239,67 +238,107 @@ impl Writer<'_> {
                     queue.wake.notified().await;
                 }
                 continue;
-            };
-            let started = Instant::now();
-            // Handed to the client in one go, which sends while the next batch is put together.
-            let storing = unconstrained(messages.store(&self.core.wire, self.topic.subject(self.partition)));
-            let mut storing = std::pin::pin!(storing);
-            let at_once = poll!(storing.as_mut());
-            let next = if alone > 0 { None } else { self.messages(queue.after(events.len())) };
-            let outcome = match at_once {
-                Poll::Ready(outcome) => outcome,
-                Poll::Pending => storing.await,
-            };
-            match outcome {
-                Outcome::Stored(places) => {
-                    prepared = next;
-                    alone = alone.saturating_sub(1);
-                    self.stored(&events, &places, started);
-                    queue.settle(places.into_iter().map(|(sequence, _)| Ok(Position(sequence.into()))));
-                }
-                Outcome::Repeated | Outcome::TooLarge if events.len() > 1 => alone = events.len(),
-                Outcome::TooLarge => {
-                    alone = alone.saturating_sub(1);
+            }
+            match self.batch(queue, first).await {
+                Ok(End::Complete) => {}
+                Ok(End::Refused(refusal)) if refusal.is_too_large() => {
                     self.topic.metrics.refused_events.inc();
-                    let bytes = events.iter().map(Event::encoded_len).sum();
-                    queue.settle(std::iter::once(Err(PublishError::TooLarge {
-                        bytes,
-                        limit: self.topic.max_message(),
-                    })));
+                    let bytes = queue.after(0, 1).first().map_or(0, Event::encoded_len);
+                    queue.settle(1, &Err(PublishError::TooLarge { bytes, limit: self.topic.max_message() }));
                 }
-                Outcome::Full(refusal) => self.full(&refusal).await,
-                // A batch of one is never called repeated; what JetStream does not say, it may say next time.
-                Outcome::Repeated => {
-                    self.trouble("JetStream calls an event repeated and does not say where it is").await;
-                }
-                Outcome::Refused(refusal) => {
+                Ok(End::Refused(refusal)) if refusal.is_full() => self.full(&refusal).await,
+                Ok(End::Refused(refusal)) => {
                     self.doubtful = true;
                     self.trouble(&format!("JetStream refuses to store events: {refusal}")).await;
                 }
-                Outcome::Unknown(error) => self.unknown(error).await,
+                Ok(End::Lost) => self.trouble("events got lost on the way to JetStream").await,
+                Err(error) => self.unknown(error).await,
             }
         }
     }
 
-    /// A batch of these events, if there are any.
-    fn messages(&self, events: Vec<Event>) -> Option<(Vec<Event>, Messages)> {
-        let messages = Messages::of(&events, &self.core.wire)?;
-        Some((events, messages))
+    /// Sends these events, and what waits behind them, as one batch. What is stored is settled, the rest stays in line.
+    async fn batch(&mut self, queue: &Queue, first: Vec<Event>) -> Result<End, WireError> {
+        let mut standing = self.core.wire.standing();
+        standing.borrow_and_update();
+        self.core.wire.up()?;
+        self.batches += 1;
+        let mut batch = Batch::new(format!("{}.{}", self.inbox, self.name()), &first, first.len() == 1);
+        let mut events = first;
+        loop {
+            if !events.is_empty() {
+                self.send(&mut batch, &events).await?;
+            }
+            let room = batch.room();
+            events = if room > 0 { queue.after(batch.under_way(), room) } else { Vec::new() };
+            if !events.is_empty() {
+                continue;
+            }
+            if batch.is_to_end() {
+                self.post(batch.end(), HeaderMap::new(), Bytes::new()).await?;
+            }
+            let answer = self.answer(&mut standing).await?;
+            let progress = batch.answered(&answer)?;
+            self.stored(queue, &progress);
+            if let Some(end) = progress.end {
+                return Ok(end);
+            }
+        }
     }
 
-    fn stored(&mut self, events: &[Event], places: &[(u64, bool)], started: Instant) {
+    /// The name of a batch, which no other one of the stream has.
+    fn name(&self) -> String {
+        let unique = self.inbox.rsplit('.').next().unwrap_or_default();
+        format!("{unique}-{}", self.batches)
+    }
+
+    async fn send(&self, batch: &mut Batch, events: &[Event]) -> Result<(), WireError> {
+        for event in events {
+            self.post(batch.next(), batch::headers(event), event.data()).await?;
+        }
+        batch.sent_at(Instant::now());
+        Ok(())
+    }
+
+    async fn post(&self, reply: String, headers: HeaderMap, payload: Bytes) -> Result<(), WireError> {
+        let (client, subject) = (&self.core.wire.client, self.topic.subject(self.partition).clone());
+        let posted = if headers.is_empty() {
+            client.publish_with_reply(subject, reply, payload).await
+        } else {
+            client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+        };
+        posted.map_err(|error| WireError::Client(error.to_string()))
+    }
+
+    async fn answer(&mut self, standing: &mut watch::Receiver<Standing>) -> Result<Message, WireError> {
+        tokio::select! {
+            answer = self.answers.next() => answer.ok_or(WireError::Closed),
+            changed = standing.changed() => match changed {
+                Ok(()) => Err(self.core.wire.up().err().unwrap_or(WireError::Broken)),
+                Err(_) => Err(WireError::Closed),
+            },
+            () = tokio::time::sleep(ANSWER) => Err(WireError::Silent),
+        }
+    }
+
+    /// Settles what is stored by now.
+    fn stored(&mut self, queue: &Queue, progress: &Progress) {
+        if progress.stored == 0 {
+            return;
+        }
         self.backoff.reset();
         self.failures = 0;
         self.topic.set_full(false);
         self.core.board.clear(&self.topic.label);
+        let bytes = queue.settle(progress.stored, &Ok(()));
         let metrics = &self.topic.metrics;
-        let repeats = places.iter().filter(|(_, repeated)| *repeated).count();
-        let bytes: usize = events.iter().map(Event::encoded_len).sum();
-        metrics.duplicate_events.inc_by(repeats as u64);
-        metrics.published_events.inc_by((events.len() - repeats) as u64);
+        let events = if progress.repeated { &metrics.duplicate_events } else { &metrics.published_events };
+        events.inc_by(progress.stored as u64);
         metrics.published_bytes.inc_by(bytes as u64);
-        self.topic.grew((bytes + events.len() * batch::OVERHEAD / 2) as u64);
-        self.core.metrics.committed(started.elapsed());
+        self.topic.grew((bytes + progress.stored * batch::OVERHEAD / 2) as u64);
+        if let Some(sent) = progress.sent {
+            self.core.metrics.committed(sent.elapsed());
+        }
         self.core.show_queue();
     }
 

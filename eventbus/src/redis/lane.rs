@@ -18,10 +18,9 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::hub::Node;
-use super::keys;
 use super::scripts;
 use super::shared::{Core, Log};
-use crate::bus::{Health, Position};
+use crate::bus::Health;
 use crate::codec::redis as codec;
 use crate::event::Event;
 use crate::queued::Place;
@@ -37,7 +36,8 @@ const RETRY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Op {
     pub(super) events: Vec<Event>,
-    pub(super) reply: oneshot::Sender<Vec<Position>>,
+    /// Told when all of them are stored.
+    pub(super) reply: oneshot::Sender<()>,
     pub(super) place: Place,
 }
 
@@ -109,12 +109,12 @@ pub(super) async fn run(core: Arc<Core>, log: Arc<Log>) {
             Poll::Ready(stored) => stored,
             Poll::Pending => stored.await,
         };
-        let Some(positions) = stored else {
+        if !stored {
             core.hub.board.clear(&log.key);
             log.lane.give_up();
             return;
-        };
-        gathered.stored(positions);
+        }
+        gathered.stored(transaction.events.len());
     }
 }
 
@@ -130,8 +130,7 @@ struct Gathered<'a> {
 /// A call of which not everything is stored.
 struct Open {
     left: usize,
-    positions: Vec<Position>,
-    reply: oneshot::Sender<Vec<Position>>,
+    reply: oneshot::Sender<()>,
     _place: Place,
 }
 
@@ -142,8 +141,7 @@ impl Gathered<'_> {
         while bytes < TRANSACTION_BYTES && events.len() < TRANSACTION_EVENTS {
             if self.rest.is_empty() {
                 let Some(Op { events, reply, place }) = self.log.lane.take(end && events.is_empty()) else { break };
-                let (left, positions) = (events.len(), Vec::with_capacity(events.len()));
-                self.open.push_back(Open { left, positions, reply, _place: place });
+                self.open.push_back(Open { left: events.len(), reply, _place: place });
                 self.rest = events.into();
             }
             if let Some(event) = self.rest.pop_front() {
@@ -154,17 +152,18 @@ impl Gathered<'_> {
         (!events.is_empty()).then(|| Transaction { commands: commands(&self.log.key, &events), events, bytes })
     }
 
-    /// Answers the calls that are stored whole.
-    fn stored(&mut self, positions: Vec<Position>) {
-        for position in positions {
-            let Some(first) = self.open.front_mut() else { return };
-            first.positions.push(position);
-            first.left = first.left.saturating_sub(1);
-            if first.left == 0
-                && let Some(Open { positions, reply, .. }) = self.open.pop_front()
-            {
+    /// So many events are stored: answers the calls that are whole.
+    fn stored(&mut self, mut events: usize) {
+        while let Some(first) = self.open.front_mut() {
+            let taken = events.min(first.left);
+            events -= taken;
+            first.left -= taken;
+            if first.left > 0 {
+                return;
+            }
+            if let Some(Open { reply, .. }) = self.open.pop_front() {
                 // Nobody may be waiting.
-                reply.send(positions).unwrap_or_default();
+                reply.send(()).unwrap_or_default();
             }
         }
     }
@@ -200,8 +199,8 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    /// Where the events are stored; `None` when the bus is closed before they are.
-    async fn until_stored(&self) -> Option<Vec<Position>> {
+    /// Resolves when the events are stored; with false when the bus is closed before they are.
+    async fn until_stored(&self) -> bool {
         let Self { core, log, .. } = *self;
         let mut refused = None;
         let mut appended = None;
@@ -209,7 +208,7 @@ impl Sending<'_> {
             let node = tokio::select! {
                 biased;
                 node = core.hub.wait_for(&log.key) => node,
-                () = core.closed.cancelled() => return None,
+                () = core.closed.cancelled() => return false,
             };
             let began = Instant::now();
             let stored = match self.is_there(&node, &mut appended).await {
@@ -225,9 +224,10 @@ impl Sending<'_> {
                     Ok(true) => {
                         core.hub.board.clear(&log.key);
                         core.metrics.committed(began.elapsed());
-                        return Some(self.positions(ids));
+                        self.count();
+                        return true;
                     }
-                    Ok(false) => return None,
+                    Ok(false) => return false,
                     Err(trouble) => {
                         appended = Some(ids);
                         trouble
@@ -253,7 +253,7 @@ impl Sending<'_> {
             }
             tokio::select! {
                 () = sleep(RETRY) => {}
-                () = core.closed.cancelled() => return None,
+                () = core.closed.cancelled() => return false,
             }
         }
     }
@@ -305,12 +305,11 @@ impl Sending<'_> {
         }
     }
 
-    fn positions(&self, ids: Vec<Value>) -> Vec<Position> {
+    fn count(&self) {
         let Self { log, transaction: Transaction { events, bytes, .. }, .. } = self;
         log.metrics.published_events.inc_by(events.len() as u64);
         log.metrics.published_bytes.inc_by(*bytes as u64);
         log.learn(events.len(), *bytes);
-        ids.into_iter().filter_map(|id| keys::position(&reply::string(id)?)).map(Position).collect()
     }
 }
 

@@ -66,7 +66,7 @@ impl MemoryBus {
         self.logs.lock().get(partition).cloned().ok_or_else(|| BusError::NoTopic(partition.topic.clone()))
     }
 
-    pub(super) fn append(&self, partition: &Partition, events: Vec<Event>) -> Vec<Result<Position, PublishError>> {
+    pub(super) fn append(&self, partition: &Partition, events: Vec<Event>) -> Vec<Result<(), PublishError>> {
         let log = self.log(partition).unwrap();
         let mut inner = log.inner.lock();
         let appended = self.now();
@@ -79,7 +79,7 @@ impl MemoryBus {
                 }
                 let at = Position(u128::from(inner.0) + inner.1.len() as u128);
                 inner.1.push(Record { at, appended, event });
-                Ok(at)
+                Ok(())
             })
             .collect();
         log.grown.send_replace(());

@@ -10,12 +10,12 @@ use super::{Inner, Timing};
 impl Inner {
     /// Beats until the name is taken away.
     pub(super) async fn beat(&self, identity: &mut Identity<'_>) -> Taken {
-        let Timing { beat, look, lapse, grace, .. } = identity.timing;
+        let Timing { beat, look, .. } = identity.timing;
         loop {
             match identity.beat().await {
                 Ok(Some(sent)) => {
                     let tenure = || Arc::from(format!("{}.{}", identity.beat.session, identity.beat.count));
-                    if self.board.beaten(sent + lapse, grace, tenure) {
+                    if self.board.beaten(sent, identity.timing, tenure) {
                         tracing::info!("the bus takes beats again: this process goes on with its share");
                     }
                     sleep_until(sent + beat).await;

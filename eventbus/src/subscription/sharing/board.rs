@@ -219,17 +219,19 @@ impl Board {
         self.state.lock().tenure.clone()
     }
 
-    /// The bus took a beat: this process may act until `until`. True if a new tenure begins, of the name that `name` gives.
-    pub(super) fn beaten(&self, until: Instant, grace: std::time::Duration, name: impl FnOnce() -> Arc<str>) -> bool {
-        let mut state = self.state.lock();
+    /// The bus took a beat that was sent at `sent`: this process may act until that lapses. True if a new tenure begins, of the name
+    /// that `name` gives.
+    pub(super) fn beaten(&self, sent: Instant, timing: Timing, name: impl FnOnce() -> Arc<str>) -> bool {
+        let (mut state, until) = (self.state.lock(), sent + timing.lapse);
         let now = Instant::now();
         if state.tenure.as_ref().is_some_and(|tenure| tenure.extend(until, now)) {
             return false;
         }
-        if until <= now {
+        // One that would be over before the next beat is known of is not worth beginning: what is started in it ends at once.
+        if until <= now + timing.beat {
             return false;
         }
-        state.tenure = Some(Tenure::new(name(), until, grace));
+        state.tenure = Some(Tenure::new(name(), until, timing.grace));
         state.began.get_or_insert(now);
         self.publish(&state);
         drop(state);

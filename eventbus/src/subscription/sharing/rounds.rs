@@ -80,7 +80,7 @@ impl Sharing {
             Some(Err(taken)) => return self.refuse(taken.0),
             Some(Ok(sent)) => {
                 let tenure = format!("{}.0", identity.beat.session);
-                inner.board.beaten(sent + timing.lapse, timing.grace, || tenure.into());
+                inner.board.beaten(sent, *timing, || tenure.into());
             }
         }
         let late = async {
