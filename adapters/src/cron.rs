@@ -30,6 +30,8 @@ use schedule::Schedule;
 /// A validated cron source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CronPlan {
+    /// The schedule as it is written.
+    text: String,
     schedule: Schedule,
     catch_up: Option<Duration>,
     data: Option<Bytes>,
@@ -56,6 +58,11 @@ impl CronPlan {
         turn: Option<Turn>,
     ) -> Box<dyn Source> {
         Box::new(source::CronSource::new(self.clone(), origin.clone(), metrics, marks, turn))
+    }
+
+    /// When it fires, as it is written.
+    pub fn schedule(&self) -> &str {
+        &self.text
     }
 
     /// How old a tick may be that is fired after a restart; `None` when none is. Needs marks, and so a bus.
@@ -107,7 +114,8 @@ pub fn plan(place: &Place<'_>, spec: &CronSource, problems: &mut Vec<Problem>) -
         Some(other) => (Some(Bytes::from(other.to_string())), Some("application/json")),
     };
     let content_type = spec.content_type.clone().or_else(|| own_type.map(str::to_owned));
-    let plan = CronPlan { schedule, catch_up: catch_up?, data, content_type };
+    let text = spec.schedule.trim().to_owned();
+    let plan = CronPlan { text, schedule, catch_up: catch_up?, data, content_type };
     if let Err(error) = plan.event(place.origin, DateTime::UNIX_EPOCH) {
         problems.push(Problem::error(path.clone(), format!("the event cannot be built: {error}")));
         return None;

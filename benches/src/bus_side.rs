@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 use crate::measure::Outcome;
 use crate::sides::{Consumer, Ends, Publisher, Stored};
 
-/// What evoke asks a bus for at once, and has read ahead, in bytes.
+/// What evoke asks a bus for at once, and has read ahead of one partition, in bytes.
 pub const READ_BYTES: usize = 512 << 10;
+const AHEAD_BYTES: usize = 2 << 20;
 /// How often positions are recorded.
 pub const RECORD: Duration = Duration::from_millis(100);
 
@@ -51,7 +52,7 @@ pub async fn ends(bus: &Arc<dyn EventBus>, at: &Partition) -> Outcome<Ends> {
 /// The bus's.
 pub async fn consumer(bus: &Arc<dyn EventBus>, at: &Partition, records: bool) -> Outcome<Box<dyn Consumer>> {
     Ok(Box::new(BusConsumer {
-        reader: bus.read(at, From::First, READ_BYTES).await?,
+        reader: bus.read(at, From::First, AHEAD_BYTES).await?,
         bus: Arc::clone(bus),
         key: format!("ledger/{}", at.topic),
         records,

@@ -20,7 +20,7 @@ use crate::api::socket::{self, SocketError};
 use crate::args::RunArgs;
 use crate::local::buses::{label, names};
 use crate::local::metrics::Metrics;
-use crate::local::pipeline::{Pipeline, Refused, Site};
+use crate::local::pipeline::{Accepted, Pipeline, Refused, Site};
 use crate::local::plan::{Plans, Purpose, plan};
 use crate::local::readiness::Readiness;
 use crate::local::watch::Watch;
@@ -31,6 +31,8 @@ use crate::validate::count;
 
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_millis(100);
+/// What is left of a drain's time when its deliveries are cut short, for functions to end and buses to be closed.
+const LAST_STEPS: Duration = Duration::from_secs(5);
 /// How often what waits for its bus is tried again.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -234,19 +236,27 @@ impl Session<'_> {
         } else {
             self.pipeline.accept(plans, &self.args.abandon).await.map_err(|refused| refused.to_string())
         };
-        self.pipeline.metrics().reloaded(accepted.is_ok());
         let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(cause) => {
+                self.pipeline.metrics().reloaded(false);
                 tracing::error!(cause, "the changed manifests are refused, and what runs goes on as it was");
                 return Ok(());
             }
         };
         if accepted.plans() == self.pipeline.plans() {
+            self.pipeline.metrics().reloaded(true);
             return Ok(());
         }
         report(&loaded.diagnostics);
-        self.pipeline.apply(accepted).await?;
+        let before = Accepted::again(self.pipeline.plans());
+        let applied = self.pipeline.apply(accepted).await;
+        self.pipeline.metrics().reloaded(applied.is_ok());
+        if let Err(refused) = applied {
+            let cause = refused.to_string();
+            tracing::error!(cause, "the changed manifests cannot run, and what ran before does again");
+            self.pipeline.apply(before).await?;
+        }
         Ok(())
     }
 
@@ -256,7 +266,7 @@ impl Session<'_> {
         let drained = tokio::select! {
             biased;
             signal = signals.next() => return Err(RunError::Undrained(format!("ended at once by a second signal, {signal}"))),
-            drained = tokio::time::timeout_at(deadline, self.pipeline.stop(deadline)) => drained,
+            drained = tokio::time::timeout_at(deadline, self.pipeline.stop(deadline - LAST_STEPS)) => drained,
         };
         match drained {
             Ok(()) if say => tracing::info!("drained"),

@@ -269,6 +269,12 @@ pub trait EventBus: Send + Sync + fmt::Debug + 'static {
         self.store(puts)
     }
 
+    /// How many partitions a topic that is declared has by now, where others can give it more; those can be used then. `None` where
+    /// nobody can.
+    fn partitions<'a>(&'a self, _topic: &'a TopicName) -> Fut<'a, Option<u16>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// Shows how far a reader is, as the next position of each partition, to the broker's own tools: for people to look at, since
     /// nothing rests on it. False where those have no place for it.
     fn mirror<'a>(&'a self, _reader: &'a ObjectName, _next: &'a BTreeMap<Partition, Position>) -> Fut<'a, bool> {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evoke_api::names::TopicName;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -154,6 +155,14 @@ impl EventBus for FaultyBus {
         async move {
             self.dice.before().await?;
             self.inner.locate(at).await
+        }
+        .boxed()
+    }
+
+    fn partitions<'a>(&'a self, topic: &'a TopicName) -> Fut<'a, Option<u16>> {
+        async move {
+            self.dice.before().await?;
+            self.inner.partitions(topic).await
         }
         .boxed()
     }

@@ -460,6 +460,11 @@ impl EventBus for KafkaBus {
         core.with_brokers(core.while_there(core.state.store(core.means(), puts))).boxed()
     }
 
+    fn partitions<'a>(&'a self, topic: &'a TopicName) -> Fut<'a, Option<u16>> {
+        let core = &self.core;
+        core.with_brokers(async move { core.topics.partitions(&core.cluster, topic, &core.wire(topic)).await }).boxed()
+    }
+
     fn mirror<'a>(&'a self, reader: &'a ObjectName, next: &'a BTreeMap<Partition, Position>) -> Fut<'a, bool> {
         let core = &self.core;
         let group = core.wire(&TopicName::named(&reader.namespace, &reader.name));

@@ -11,6 +11,7 @@
 //! | [`start`] | where a new subscription starts |
 //! | [`token`] | an offset as people see it |
 //! | [`feed`] | one reader a partition, shared by its subscribers |
+//! | `growth` | partitions that others add |
 //! | `mirror` | how far Triggers are, for the broker's own tools |
 //! | [`sharing`] | which process works on what, where several share a bus |
 //! | [`trim`] | gives up the beginning of the logs, keeps track of lag and of who holds space |
@@ -32,6 +33,7 @@ use crate::event::Event;
 
 pub mod control;
 pub mod feed;
+mod growth;
 pub mod intervals;
 pub mod job;
 pub mod ledger;
@@ -46,6 +48,7 @@ pub mod token;
 pub mod trim;
 
 use feed::{Cursor, Feeds, Window};
+use growth::Growth;
 use ledger::{Ledger, LedgerName};
 use metrics::Metrics;
 use mirror::Mirror;
@@ -84,6 +87,7 @@ struct Inner {
     feeds: Feeds,
     queue: Arc<Queue>,
     topics: Topics,
+    grown: watch::Receiver<u64>,
     holder: watch::Receiver<Option<Holder>>,
     metrics: Metrics,
     cancel: CancellationToken,
@@ -120,6 +124,20 @@ struct KnownTopic {
     partitions: u16,
     /// Nothing is given up before somebody subscribes.
     keep: bool,
+}
+
+/// How many partitions one topic has, which may change.
+#[derive(Clone, Debug)]
+pub struct Partitions {
+    topics: Topics,
+    topic: TopicName,
+}
+
+impl Partitions {
+    /// As of now.
+    pub fn now(&self) -> u16 {
+        self.topics.0.lock().topics.get(&self.topic).map_or(1, |topic| topic.partitions)
+    }
 }
 
 /// One partition that a subscriber reads.
@@ -200,6 +218,11 @@ impl Subscriptions {
         let (leave, abandon, sharer) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let sharing = Sharing::new(Arc::clone(&bus), topics.clone(), terms);
         sharer.spawn(abandon.clone().run_until_cancelled_owned(sharing.clone().run(leave.clone())));
+        let (grown_is, grown) = watch::channel(0);
+        if sharing.is_shared() {
+            let (bus, topics, sharing) = (Arc::clone(&bus), topics.clone(), sharing.clone());
+            readers.spawn(Growth { bus, topics, sharing, grown: grown_is }.run(cancel.clone()));
+        }
         let (holder_is, holder) = watch::channel(None);
         let (positions_are, positions) = watch::channel(None);
         let trimmer = trim::Trimmer {
@@ -222,6 +245,7 @@ impl Subscriptions {
             feeds,
             queue,
             topics,
+            grown,
             holder,
             metrics: metrics.clone(),
             cancel,
@@ -267,6 +291,16 @@ impl Subscriptions {
         let topic = known.topics.entry(topic.clone()).or_insert(KnownTopic { partitions: 1, keep });
         (topic.partitions, topic.keep) = (made.partitions, topic.keep || keep);
         Ok(made)
+    }
+
+    /// Changes whenever others have given a topic more partitions: what is opened anew then reads them too.
+    pub fn grown(&self) -> watch::Receiver<u64> {
+        self.0.grown.clone()
+    }
+
+    /// How many partitions a topic has that is declared here, now and later.
+    pub fn partitions(&self, topic: &TopicName) -> Partitions {
+        Partitions { topics: self.0.topics.clone(), topic: topic.clone() }
     }
 
     /// Makes sure that a subscription has a durable position in every partition of its topics: `start` where it has none yet. To

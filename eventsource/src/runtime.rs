@@ -257,7 +257,8 @@ impl EventSource {
             return Ok(Arc::new(SinkOutlet { origin, delivery, budget, metrics }));
         };
         let bus = subscriptions.bus();
-        let partitions = subscriptions.declare_topic(&plan.topic).await?.partitions;
+        subscriptions.declare_topic(&plan.topic).await?;
+        let partitions = subscriptions.partitions(&plan.topic);
         let letter_topic = match &of.dead_letter {
             DeadLetterPlan::Topic(topic) => topic.clone(),
             DeadLetterPlan::Sink(_) | DeadLetterPlan::Store => TopicName::dead_letters(),

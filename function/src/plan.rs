@@ -38,7 +38,7 @@ pub struct FunctionPlan {
 pub fn plan(name: &ObjectName, spec: &FunctionSpec, manifest_dir: &Path, vault: &dyn Vault) -> Planned<FunctionPlan> {
     let path = FieldPath::spec();
     let mut planning = Planning { namespace: &name.namespace, vault, problems: Vec::new() };
-    planning.ignored(spec, &path, &["version", "image", "imageCredentials", "workloadRuntime", "serving"]);
+    planning.ignored(spec, &path, &["image", "workloadRuntime", "serving"]);
     let serving = spec.serving.as_ref();
     if let Some(serving) = serving {
         planning.serving(serving, &path.key("serving"));
@@ -121,7 +121,7 @@ impl Planning<'_> {
             }
             if let Some(http) = &triggers.http {
                 let path = path.key("http");
-                self.ignored(http, &path, &["engine", "port"]);
+                self.ignored(http, &path, &["port"]);
                 if let Some(port) = http.port {
                     let message = format!("port {port} is not used: evoke chooses a free port and sets PORT to it");
                     let hint = "have the function listen on $PORT";
@@ -135,7 +135,7 @@ impl Planning<'_> {
         for (index, container) in template.containers.iter().enumerate() {
             let path = path.key("containers").index(index);
             if container.name == CONTAINER {
-                let acted_on = ["name", "image", "imagePullPolicy", "command", "args", "env", "workingDir", "ports"];
+                let acted_on = ["name", "image", "command", "args", "env", "workingDir"];
                 self.ignored(container, &path, &acted_on);
             } else {
                 let message = format!("container {:?} is not started: only `{CONTAINER}` is", container.name);

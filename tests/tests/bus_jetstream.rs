@@ -277,6 +277,22 @@ pub(crate) async fn a_stream_with_other_settings_is_changed_or_named() -> Verdic
     Ok(())
 }
 
+pub(crate) async fn servers_without_batches_store_one_event_after_the_other() -> Verdict {
+    let nats = Nats::older().await?;
+    let sink = Sink::start().await;
+    let home = Home::with(manifests(&jetstream(&nats.url(), "partitions: 1"), &sink));
+    let run = home.evoke();
+    let mut evoke = run.clone().ready().await;
+    evoke.log().wait_for(&["the servers do not know batches", "NATS 2.14"], SOON).await;
+    let load = Load::start(&run.webhook("/default/web/in"));
+    load.more(300, LATER).await;
+    nats.kill().await;
+    nats.resume().await;
+    load.more(300, LATER).await;
+    all_arrive(load, &sink, &mut evoke, &nats.url(), 1).await;
+    Ok(())
+}
+
 pub(crate) async fn a_full_stream_blocks_and_goes_on() -> Verdict {
     let nats = Nats::start().await?;
     let busy = Arc::new(AtomicBool::new(true));

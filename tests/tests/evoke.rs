@@ -124,6 +124,7 @@ fn main() -> ExitCode {
             every_way_to_log_in_works_and_a_refusal_is_named,
             tls_is_spoken_and_a_stranger_is_named,
             a_stream_with_other_settings_is_changed_or_named,
+            servers_without_batches_store_one_event_after_the_other,
             a_full_stream_blocks_and_goes_on,
             what_a_stream_drops_is_named_whenever_it_does,
             an_event_above_the_servers_limit_is_dead_lettered_with_the_cause,
@@ -256,6 +257,7 @@ fn main() -> ExitCode {
         reload [LIMIT]:
             a_reload_under_load_loses_nothing,
             an_error_keeps_the_running_pipeline,
+            a_change_that_cannot_run_is_taken_back,
             only_what_changed_is_touched,
             what_goes_and_comes_back_keeps_its_position,
             a_bus_cannot_change_while_it_runs;

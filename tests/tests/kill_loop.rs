@@ -77,13 +77,14 @@ pub(crate) async fn kafka_records_survive_twenty_kills() -> Verdict {
         }
         ids
     });
-    let mut reread = 0;
+    let (mut reread, mut repeated) = (0, Repeated::default());
     for kill in 0..KILLS {
         let mut evoke = home.run().await;
         let target = slow.delivered_count() + BETWEEN;
         slow.wait_delivered(target, Duration::from_secs(60)).await;
         let waiting = produced.load(Ordering::Relaxed).saturating_sub(slow.delivered_count());
         assert!(kill == 0 || waiting > 100, "kill {kill} found a backlog of {waiting}");
+        repeated.note(&fast, &slow);
         evoke.kill().await;
         let committed: i64 = broker.committed(&group, &topic, 4).await.values().sum();
         // What was read and maybe stored, but not committed, is read again.
@@ -99,13 +100,32 @@ pub(crate) async fn kafka_records_survive_twenty_kills() -> Verdict {
     let stored = evoke_tests::bus::stored_ids(&home.data(), "default.kafka.orders").await;
     let twice = repeats(&count(stored));
     println!("kill loop, Kafka: {} sent, {twice} stored twice, at least {reread} read again", sent.len());
-    report("fast", &sent, &fast.delivered(), twice);
-    report("slow", &sent, &slow.delivered(), twice);
+    repeated.note(&fast, &slow);
+    report("fast", &sent, &fast.delivered(), &repeated.fast, twice);
+    report("slow", &sent, &slow.delivered(), &repeated.slow, twice);
     Ok(())
 }
 
-fn report(subscriber: &str, sent: &BTreeSet<String>, delivered: &Counts, again: usize) {
+/// How many deliveries had been repeats before each kill, and at the end.
+#[derive(Default)]
+struct Repeated {
+    fast: Vec<usize>,
+    slow: Vec<usize>,
+}
+
+impl Repeated {
+    fn note(&mut self, fast: &Sink, slow: &Sink) {
+        self.fast.push(repeats(&fast.delivered()));
+        self.slow.push(repeats(&slow.delivered()));
+    }
+}
+
+fn report(subscriber: &str, sent: &BTreeSet<String>, delivered: &Counts, repeated: &[usize], again: usize) {
     let found = assert_conserved(sent, [delivered], allowed(again));
+    for (kill, both) in repeated.windows(2).enumerate() {
+        let cost = both[1] - both[0];
+        assert!(cost <= PER_KILL + again, "{subscriber}: kill {kill} cost {cost} repeats");
+    }
     println!(
         "kill loop: {subscriber} got {} events, {} repeats of at most {}",
         sent.len(),
@@ -152,6 +172,7 @@ pub(crate) async fn webhook_events_survive_twenty_kills() -> Verdict {
             ids
         });
     }
+    let mut repeated = Repeated::default();
     for kill in 0..KILLS {
         let mut evoke = run.clone().start().await;
         evoke.ready(Duration::from_secs(30)).await;
@@ -162,6 +183,7 @@ pub(crate) async fn webhook_events_survive_twenty_kills() -> Verdict {
             (waiting > 100).then_some(())
         })
         .await;
+        repeated.note(&fast, &slow);
         evoke.kill().await;
     }
     let mut evoke = run.clone().ready().await;
@@ -178,7 +200,8 @@ pub(crate) async fn webhook_events_survive_twenty_kills() -> Verdict {
     let resent = resent.load(Ordering::Relaxed);
     println!("kill loop, webhook: {} sent, {resent} sent again, {twice} stored twice", sent.len());
     assert!(twice <= resent, "evoke itself stores nothing twice");
-    report("fast", &sent, &fast.delivered(), twice);
-    report("slow", &sent, &slow.delivered(), twice);
+    repeated.note(&fast, &slow);
+    report("fast", &sent, &fast.delivered(), &repeated.fast, twice);
+    report("slow", &sent, &slow.delivered(), &repeated.slow, twice);
     Ok(())
 }

@@ -129,6 +129,37 @@ pub(crate) async fn an_error_keeps_the_running_pipeline() -> Verdict {
     Ok(())
 }
 
+pub(crate) async fn a_change_that_cannot_run_is_taken_back() -> Verdict {
+    let sink = Sink::start().await;
+    let to = |path: &str| objects(&[source("web", "webhook: {in: {}}"), pass("t", "web", "in", &sink.url(path))]);
+    let home = Home::with(to("/a"));
+    let mut evoke = home.run().await;
+    // Nothing is wrong with the manifest: the folder of the new bus is a file.
+    std::fs::write(home.data().join("bus/default.second"), "").unwrap();
+    home.write(
+        "evoke.yaml",
+        objects(&[
+            to("/b"),
+            bus("second", "embedded: {}"),
+            source("more", "eventBus: second\nwebhook: {in: {}}"),
+            pass("more", "more", "in", &sink.url("/c")),
+        ]),
+    );
+    evoke.log().wait_for(&["cannot run, and what ran before does again", "bus default.second"], SOON).await;
+    evoke.metric("evoke_reload_failed", &[], 1.0, SOON).await;
+    evoke.ready(SOON).await;
+    assert_eq!(evoke.post("/default/web/in", &[], "x").await.status, 202);
+    assert_eq!(sink.wait(1, SOON).await[0].path, "/a");
+
+    std::fs::remove_file(home.data().join("bus/default.second")).unwrap();
+    home.write("evoke.yaml", to("/b"));
+    evoke.metric("evoke_reload_failed", &[], 0.0, SOON).await;
+    assert_eq!(evoke.post("/default/web/in", &[], "y").await.status, 202);
+    assert_eq!(sink.wait(2, SOON).await[1].path, "/b");
+    evoke.stop().await;
+    Ok(())
+}
+
 pub(crate) async fn only_what_changed_is_touched() -> Verdict {
     let broker = kafka::shared().await?;
     let (topic, group) = (broker.topic(2).await, broker.name("group"));

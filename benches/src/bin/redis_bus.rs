@@ -24,7 +24,7 @@ use evoke_tests::servers::redis::Redis;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, Value, cmd};
+use redis::{Cmd, Pipeline, Value, cmd};
 
 /// An append-only file that is rewritten in between would cost one side alone.
 const SETTINGS: [&str; 2] = ["appendfsync everysec", "auto-aof-rewrite-percentage 0"];
@@ -151,10 +151,13 @@ impl Publisher for RawPublisher {
     fn publish<'a>(&'a mut self, events: &'a [Event]) -> BoxFuture<'a, Outcome<Stored>> {
         let mut adds = Pipeline::with_capacity(events.len());
         for event in events {
-            let add = adds.cmd("XADD").arg(&self.stream).arg("*");
+            let fields = codec::fields_of(event);
+            let mut add = Cmd::with_capacity(3 + 2 * fields, event.encoded_len() + self.stream.len() + 8 * fields);
+            add.arg("XADD").arg(&self.stream).arg("*");
             codec::encode(event, |field, value| {
                 add.arg(field).arg(value);
             });
+            adds.add_command(add);
         }
         let mut redis = self.redis.clone();
         let stored = async move {

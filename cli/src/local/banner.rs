@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use anstyle::Style;
 use evoke_adapters::plan::SourcePlan;
+use evoke_api::names::ObjectName;
 use evoke_delivery::plan::{DeadLetterPlan, SinkPlan, SubscriptionPlan};
 
 use super::buses::label;
@@ -33,7 +34,7 @@ fn render(plans: &Plans, args: &RunArgs, admin: SocketAddr) -> String {
                 SourcePlan::Kafka(kafka) => {
                     format!("kafka {}, topic {}, group {}", kafka.brokers(), kafka.topic(), kafka.group())
                 }
-                SourcePlan::Cron(_) => "cron".to_owned(),
+                SourcePlan::Cron(cron) => format!("cron {}", cron.schedule()),
                 SourcePlan::Redis(redis) => format!("redis {}", redis.key()),
                 SourcePlan::Mqtt(mqtt) => format!("mqtt {}, topic {}", mqtt.broker(), mqtt.topic()),
                 SourcePlan::Nats(nats) => format!("nats {}, {}", nats.servers(), nats.reads()),
@@ -52,7 +53,9 @@ fn render(plans: &Plans, args: &RunArgs, admin: SocketAddr) -> String {
         }
     }
     for plan in plans.functions.values() {
-        line("function", &plan.name.to_string(), &plan.command.join(" "));
+        let ObjectName { namespace, name } = &plan.name;
+        let what = format!("http://{name}.{namespace}.svc.cluster.local: {}", plan.command.join(" "));
+        line("function", &plan.name.to_string(), &what);
     }
     line("admin", &format!("http://{admin}/"), "metrics, healthz, readyz");
     out

@@ -70,6 +70,13 @@ pub(crate) struct Accepted {
     changes: Vec<Change>,
 }
 
+impl Accepted {
+    /// Plans that have run here, to run them again.
+    pub(crate) fn again(plans: &Plans) -> Self {
+        Self { plans: plans.clone(), changes: Vec::new() }
+    }
+}
+
 /// What runs.
 pub(crate) struct Pipeline {
     site: Site,
@@ -204,7 +211,7 @@ impl Pipeline {
     /// Runs these plans instead of what runs. What is the same in both goes on undisturbed.
     ///
     /// # Errors
-    /// The first part that cannot start. What was started until then goes on.
+    /// The first part that cannot start. What was started until then goes on, and what ran before can be applied again.
     pub(crate) async fn apply(&mut self, Accepted { plans, changes }: Accepted) -> Result<(), Refused> {
         let deadline = Instant::now() + limits::DRAIN;
         self.end_what_is_gone(&plans, deadline).await;

@@ -117,19 +117,20 @@ impl Supervisor {
     /// One lane, until stopped or until something else is this process's.
     async fn lane(&self, share: &Share, stop: &CancellationToken, abort: &CancellationToken) -> Result<(), BusError> {
         let (subscriptions, plan, outputs) = (self.subscriptions.clone(), Arc::clone(&self.plan), self.outputs.clone());
+        let mut grown = subscriptions.grown();
         let lane = Lane::new(subscriptions, plan, outputs, (self.selector)(), &self.metrics);
         self.progress.begin(lane.status());
         let (halt, cut) = (stop.child_token(), abort.child_token());
         let mut run = pin!(lane.run(halt.clone(), cut.clone()));
-        let allotment = tokio::select! {
-            ended = &mut run => return ended,
-            allotment = moved(share) => allotment,
-        };
         let subscriber = &self.plan.id;
-        match allotment.work() {
-            _ if allotment.paused => tracing::info!(%subscriber, "paused"),
-            Part::Nothing => tracing::info!(%subscriber, "not this process's any more"),
-            part => tracing::info!(%subscriber, ?part, "goes on with another part"),
+        tokio::select! {
+            ended = &mut run => return ended,
+            allotment = moved(share) => match allotment.work() {
+                _ if allotment.paused => tracing::info!(%subscriber, "paused"),
+                Part::Nothing => tracing::info!(%subscriber, "not this process's any more"),
+                part => tracing::info!(%subscriber, ?part, "goes on with another part"),
+            },
+            Ok(()) = grown.changed() => tracing::info!(%subscriber, "goes on with more partitions"),
         }
         halt.cancel();
         tokio::select! {

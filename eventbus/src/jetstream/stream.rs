@@ -192,8 +192,13 @@ async fn adopt(wire: &Wire, plan: &JetStreamPlan, spec: &TopicSpec, mut info: In
     if !changes.is_empty() {
         match update(wire, &stream, &changes).await {
             Ok(updated) => {
-                let changed: Vec<_> = changes.iter().map(|change| change.said.as_str()).collect();
-                tracing::info!(topic = %spec.name, changed = changed.join(", "), "the stream has the settings of the manifest now");
+                // What the servers do not know, they pass over.
+                let left: Vec<_> = self::changes(plan, &updated.config).iter().map(|change| change.field).collect();
+                let changed = changes.iter().filter(|change| !left.contains(&change.field));
+                let changed: Vec<_> = changed.map(|change| change.said.as_str()).collect();
+                if !changed.is_empty() {
+                    tracing::info!(topic = %spec.name, changed = changed.join(", "), "the stream has the settings of the manifest now");
+                }
                 info = updated;
             }
             Err(ApiError::Refused(refusal)) => drift.extend(changes.iter().map(|change| {

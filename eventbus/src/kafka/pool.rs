@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_millis(150);
 /// How long a client is kept that nobody sits on.
 const UNUSED: Duration = Duration::from_secs(30);
 /// What a client gets of a partition at once: the least and the most.
-const AHEAD: (usize, usize) = (32 << 10, 512 << 10);
+const AHEAD: (usize, usize) = (32 << 10, 1 << 20);
 
 /// See the module.
 pub(super) struct Pool {

@@ -93,14 +93,28 @@ impl Topics {
         self.compare(wire, &mut known, &mut drift).await;
         let before = self.known.write().insert(spec.name.clone(), known);
         if let Some(before) = before.filter(|before| before.partitions < partitions) {
-            tracing::warn!(
-                topic = wire,
-                before = before.partitions,
-                partitions,
-                "somebody gave the topic more partitions: they are used, and the order of keys is not kept across the change"
-            );
+            tell_of_growth(wire, before, partitions);
         }
         Ok(Topic { partitions, drift })
+    }
+
+    /// How many partitions a topic that is declared has by now; `None` for one that is not, or is gone.
+    pub(super) async fn partitions(
+        &self,
+        cluster: &Cluster,
+        topic: &TopicName,
+        wire: &str,
+    ) -> Result<Option<u16>, BusError> {
+        if self.known(topic).is_none() {
+            return Ok(None);
+        }
+        let Some(partitions) = cluster.partitions(wire).await? else { return Ok(None) };
+        let partitions = u16::try_from(partitions).unwrap_or(u16::MAX);
+        if let Some(known) = self.known.write().get_mut(topic).filter(|known| known.partitions < partitions) {
+            tell_of_growth(wire, *known, partitions);
+            known.partitions = partitions;
+        }
+        Ok(Some(partitions))
     }
 
     fn retained_bytes(&self, partitions: u16) -> i64 {
@@ -245,4 +259,13 @@ impl Topics {
 
 fn shown(limit: i64, unit: &str) -> String {
     if limit < 0 { "everything for ever".to_owned() } else { format!("{limit}{unit}") }
+}
+
+fn tell_of_growth(wire: &str, before: Known, partitions: u16) {
+    tracing::warn!(
+        topic = wire,
+        before = before.partitions,
+        partitions,
+        "somebody gave the topic more partitions: they are used, and the order of keys is not kept across the change"
+    );
 }

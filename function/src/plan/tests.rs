@@ -66,11 +66,13 @@ fn a_command_its_arguments_variables_and_folder() {
 #[test]
 fn a_function_of_openfunction_is_right_but_cannot_run_here() {
     let planned = planned(json!({
+        "version": "v1.0.0",
         "image": "openfunctiondev/sample:v1",
+        "imageCredentials": { "name": "registry" },
         "build": { "builder": "b", "srcRepo": { "url": "https://example.org/r" } },
         "serving": {
-            "triggers": { "http": { "port": 8080 }, "dapr": [{ "name": "cron", "type": "bindings.cron" }] },
-            "template": { "containers": [{ "name": "function", "imagePullPolicy": "Always" }] },
+            "triggers": { "http": { "port": 8080, "engine": "knative" }, "dapr": [{ "name": "cron", "type": "bindings.cron" }] },
+            "template": { "containers": [{ "name": "function", "imagePullPolicy": "Always", "ports": [{ "containerPort": 80 }] }] },
         },
     }));
     assert!(planned.plan.is_none());
@@ -78,6 +80,11 @@ fn a_function_of_openfunction_is_right_but_cannot_run_here() {
     let texts = texts(&planned.problems);
     for expected in [
         "spec.build: `build` has no effect without a cluster",
+        "spec.version: `version` has no effect",
+        "spec.imageCredentials: `imageCredentials` has no effect",
+        "spec.serving.triggers.http.engine: `engine` has no effect",
+        "spec.serving.template.containers[0].imagePullPolicy: `imagePullPolicy` has no effect",
+        "spec.serving.template.containers[0].ports: `ports` has no effect",
         "spec.serving.triggers.dapr: Dapr triggers have no effect; have an EventSource read",
         "spec.serving.triggers.http.port: port 8080 is not used: evoke chooses a free port",
     ] {

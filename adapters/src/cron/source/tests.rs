@@ -59,6 +59,7 @@ fn start_in_turn(
     let (status, status_seen) = watch::channel(Status::Connecting("start".into()));
     let cancel = CancellationToken::new();
     let plan = CronPlan {
+        text: String::new(),
         schedule: crate::cron::schedule::Schedule::parse(schedule, chrono_tz::Tz::UTC).unwrap(),
         catch_up,
         data: Some("hi".into()),

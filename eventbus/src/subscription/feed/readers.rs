@@ -8,8 +8,11 @@ use super::clock::Probe;
 use super::{Ask, Entry, Feed, Gone, Slice, Slot, State};
 use crate::bus::{Batch, BusError, From, Position, Reader};
 
-/// One read at the head, in bytes; also what a reader may prefetch.
+/// One read at the head, in bytes; also the least that its reader may have read ahead.
 const HEAD_BYTES: usize = 512 << 10;
+/// The most that one may, and about what those of all partitions may together.
+const AHEAD_BYTES: usize = 2 << 20;
+const AHEAD_BYTES_ALL: usize = 16 << 20;
 /// One read for cursors that are behind. Each of them may hold one such batch of its own.
 const CATCH_UP_BYTES: usize = 128 << 10;
 /// Readers kept open for cursors that are behind at different positions.
@@ -65,6 +68,12 @@ fn gone(error: &BusError) -> Option<Gone> {
     }
 }
 
+/// What the reader of a partition may have read ahead.
+fn ahead(feed: &Feed) -> usize {
+    let partitions = feed.shared.feeds.lock().len().max(1);
+    (AHEAD_BYTES_ALL / partitions).clamp(HEAD_BYTES, AHEAD_BYTES)
+}
+
 /// Reads at the head while somebody waits there.
 pub(super) async fn head(feed: Arc<Feed>) {
     feed.cancel.run_until_cancelled(read_head(&feed)).await;
@@ -82,7 +91,7 @@ async fn read_head(feed: &Feed) {
         };
         let mut open = match reader.take() {
             Some((position, open)) if position == at => open,
-            _ => match feed.shared.bus.read(&feed.partition, From::At(at), HEAD_BYTES).await {
+            _ => match feed.shared.bus.read(&feed.partition, From::At(at), ahead(feed)).await {
                 Ok(open) => open,
                 Err(error) => {
                     fail_head(feed, at, &error, &mut trouble).await;
