@@ -1,7 +1,7 @@
 //! The event bus on NATS JetStream.
 //!
-//! A topic is a stream, a partition one of its subjects, a position a sequence of the stream. Events are stored in batches, each as a
-//! whole or not at all and one after the other, and read over consumers that leave nothing behind. State is a key-value bucket.
+//! A topic is a stream, a partition one of its subjects, a position a sequence of the stream. Events are sent in batches, of which
+//! the servers take nothing more after the first that they miss or refuse, and read over consumers that leave nothing behind. State is a key-value bucket.
 //!
 //! | module | holds |
 //! | --- | --- |

@@ -1,6 +1,7 @@
 //! Pipelines on the JetStream bus: what lies on the servers, and what happens when these fail, refuse or are full.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use evoke_tests::http::{Answer, Received, Sink, post};
 use evoke_tests::ledger::{self, assert_conserved};
 use evoke_tests::load::{Load, Sent};
 use evoke_tests::manifests::{bus, objects, pass, source, trigger};
+use evoke_tests::process::Signal;
 use evoke_tests::servers::nats::{Cluster, Nats, Operator};
 use evoke_tests::servers::tls;
 use evoke_tests::{SOON, eventually};
@@ -216,7 +218,7 @@ pub(crate) async fn every_way_to_log_in_works_and_a_refusal_is_named() -> Verdic
         let mut evoke = home.evoke().start().await;
         evoke.waits_for(&["refuses to log evoke in", named], SOON).await;
         assert_eq!(evoke.log().count("wrong-9a"), 0);
-        evoke.signal(evoke_tests::process::Signal::TERM);
+        evoke.signal(Signal::TERM);
         evoke.ended(LATER).await;
         home.write("evoke.yaml", manifests(&jetstream(&nats.url(), &right), &sink));
         let mut evoke = home.run().await;
@@ -241,7 +243,7 @@ pub(crate) async fn tls_is_spoken_and_a_stranger_is_named() -> Verdict {
     let home = Home::with(manifests(&jetstream(&url, ""), &sink));
     let mut evoke = home.evoke().start().await;
     evoke.waits_for(&["TLS failed", "check `tls`"], SOON).await;
-    evoke.signal(evoke_tests::process::Signal::TERM);
+    evoke.signal(Signal::TERM);
     evoke.ended(LATER).await;
     home.write("evoke.yaml", manifests(&jetstream(&url, &format!("tls: {{{files}}}")), &sink));
     let mut evoke = home.run().await;
@@ -290,6 +292,74 @@ pub(crate) async fn servers_without_batches_store_one_event_after_the_other() ->
     nats.resume().await;
     load.more(300, LATER).await;
     all_arrive(load, &sink, &mut evoke, &nats.url(), 1).await;
+    Ok(())
+}
+
+pub(crate) async fn a_server_that_comes_back_with_an_older_copy_is_noticed() -> Verdict {
+    let nats = Nats::start().await?;
+    let sink = Sink::start().await;
+    let home = Home::with(manifests(&jetstream(&nats.url(), "partitions: 1"), &sink));
+    let mut evoke = home.run().await;
+    let mut sent = send_all(&evoke, 0..50).await;
+    sink.wait_all(&sent, SOON).await;
+    nats.kill().await;
+    let copy = home.path().join("copy");
+    copy_folder(&nats.data(), &copy);
+    nats.resume().await;
+    evoke.ready(LATER).await;
+    sent.extend(send_all(&evoke, 50..70).await);
+    sink.wait_all(&sent, SOON).await;
+
+    // What the servers lost was delivered. Others write more than that before evoke sees them again.
+    evoke.signal(Signal::STOP);
+    nats.kill().await;
+    std::fs::remove_dir_all(nats.data()).unwrap();
+    copy_folder(&copy, &nats.data());
+    nats.resume().await;
+    let context = jetstream::new(nats.client().await);
+    for n in 0..40 {
+        let mut headers = HeaderMap::new();
+        let id = format!("new-{n}");
+        for (name, value) in [("ce-specversion", "1.0"), ("ce-id", &*id), ("ce-source", "/s"), ("ce-type", "t")] {
+            headers.insert(name, value);
+        }
+        context.publish_with_headers("evoke.default.web.in", headers, "".into()).await.unwrap().await.unwrap();
+        sent.insert(id);
+    }
+    evoke.signal(Signal::CONT);
+    sink.wait_all(&sent, LATER).await;
+    evoke.log().wait_for(&["the bus has lost the end of its log"], SOON).await;
+    evoke.stop().await;
+    assert_conserved(&sent, [&sink.delivered()], PER_OUTAGE);
+    Ok(())
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+pub(crate) async fn a_stream_that_is_deleted_is_made_anew_and_read_from_its_start() -> Verdict {
+    let nats = Nats::start().await?;
+    let sink = Sink::start().await;
+    let home = Home::with(manifests(&jetstream(&nats.url(), "partitions: 1"), &sink));
+    let mut evoke = home.run().await;
+    let mut sent = send_all(&evoke, 0..20).await;
+    sink.wait_all(&sent, SOON).await;
+    jetstream::new(nats.client().await).delete_stream(STREAM).await.unwrap();
+    // Stored in the new one, maybe before it is looked at.
+    sent.extend(send_all(&evoke, 20..60).await);
+    sink.wait_all(&sent, LATER).await;
+    evoke.log().wait_for(&["the stream was gone and is made anew"], SOON).await;
+    evoke.stop().await;
+    assert_conserved(&sent, [&sink.delivered()], 0);
     Ok(())
 }
 

@@ -125,6 +125,8 @@ fn main() -> ExitCode {
             tls_is_spoken_and_a_stranger_is_named,
             a_stream_with_other_settings_is_changed_or_named,
             servers_without_batches_store_one_event_after_the_other,
+            a_server_that_comes_back_with_an_older_copy_is_noticed,
+            a_stream_that_is_deleted_is_made_anew_and_read_from_its_start,
             a_full_stream_blocks_and_goes_on,
             what_a_stream_drops_is_named_whenever_it_does,
             an_event_above_the_servers_limit_is_dead_lettered_with_the_cause,

@@ -21,7 +21,8 @@ pub(super) const HEADER_BYTES: usize = 65_535;
 /// The servers say how far they are after so many messages, or after about so many bytes.
 const EVERY: usize = 250;
 const EVERY_BYTES: usize = 1 << 20;
-/// So many may always be on their way, although the servers have not said yet how many they like to take: too few to harm them.
+/// So many may always be on their way, although the servers have not said yet how many they like to take, or like fewer. The protocol
+/// asks for more patience; so few do no harm, and nothing rests on when their answers come.
 pub(super) const FIRST: usize = 100;
 /// Longer identities are hashed: the servers keep each of them in memory for as long as they recognise it.
 const IDENTITY_BYTES: usize = 200;
@@ -35,6 +36,7 @@ enum Operation {
     Start = 0,
     Append = 1,
     End = 3,
+    Ping = 4,
 }
 
 /// A batch that is being sent.
@@ -42,7 +44,8 @@ enum Operation {
 pub(super) struct Batch {
     /// What the subjects of its answers begin with. The last token is its name, which no other batch has.
     prefix: String,
-    every: usize,
+    /// The same with what all of them go on with: how often the servers are to say how far they are, and that they end at a gap.
+    terms: String,
     /// A message by itself, which any server knows.
     is_single: bool,
     sent: u64,
@@ -78,6 +81,8 @@ pub(super) enum End {
     Refused(Refusal),
     /// What was sent after those that are stored got lost on the way.
     Lost,
+    /// What was sent after those that are stored may be stored yet.
+    Unclear,
 }
 
 /// What the servers answer.
@@ -98,8 +103,8 @@ impl Batch {
     pub(super) fn new(prefix: String, events: &[Event], is_single: bool) -> Self {
         let bytes: usize = events.iter().map(Event::encoded_len).sum();
         let every = (EVERY_BYTES * events.len() / bytes.max(1)).clamp(1, EVERY);
-        let (refused, times) = (None, VecDeque::new());
-        Self { prefix, every, is_single, sent: 0, stored: 0, agreed: None, has_ended: false, refused, times }
+        let (terms, refused, times) = (format!("{prefix}.{every}.fail."), None, VecDeque::new());
+        Self { prefix, terms, is_single, sent: 0, stored: 0, agreed: None, has_ended: false, refused, times }
     }
 
     /// Sent, and not known to be stored.
@@ -121,6 +126,16 @@ impl Batch {
         !self.has_ended && !self.is_single && (self.room() > 0 || self.refused.is_some())
     }
 
+    /// True while the servers hold something of it.
+    pub(super) fn is_open(&self) -> bool {
+        !self.is_single && !self.has_ended && self.sent > 0
+    }
+
+    /// The subject of the answer to a question how far it is; `None` where nothing more can be said.
+    pub(super) fn ping(&self) -> Option<String> {
+        (!self.is_single && self.sent > 0).then(|| self.reply(self.sent, Operation::Ping))
+    }
+
     /// The subject that the next event's answer comes to.
     pub(super) fn next(&mut self) -> String {
         self.sent += 1;
@@ -137,8 +152,7 @@ impl Batch {
     }
 
     fn reply(&self, sequence: u64, operation: Operation) -> String {
-        let Self { prefix, every, .. } = self;
-        format!("{prefix}.{every}.fail.{sequence}.{}.$FI", operation as u8)
+        format!("{}{sequence}.{}.$FI", self.terms, operation as u8)
     }
 
     /// What was handed over so far was sent now.
@@ -165,7 +179,10 @@ impl Batch {
         match (answer.kind.as_deref(), answer.error) {
             (Some("ack"), _) => {
                 self.agreed = Some(answer.msgs.max(1));
-                Ok(self.progress(answer.seq, false))
+                let mut progress = self.progress(answer.seq, false);
+                // Its end got lost, and makes no difference.
+                progress.end = (self.has_ended && self.stored == self.sent).then_some(End::Complete);
+                Ok(progress)
             }
             (Some("err"), Some(refusal)) => Ok(self.refuse(answer.seq, refusal)),
             (None, Some(refusal)) => {
@@ -190,7 +207,9 @@ impl Batch {
     }
 
     fn progress(&mut self, up_to: u64, repeated: bool) -> Progress {
-        let up_to = up_to.clamp(self.stored, self.sent);
+        // What is said after a refusal is of what came before it.
+        let most = self.refused.as_ref().map_or(self.sent, |(sequence, _)| sequence - 1).max(self.stored);
+        let up_to = up_to.clamp(self.stored, most);
         let stored = usize::try_from(up_to - self.stored).unwrap_or(usize::MAX);
         self.stored = up_to;
         let mut sent = None;
@@ -204,6 +223,11 @@ impl Batch {
     }
 
     fn refuse(&mut self, sequence: u64, refusal: Refusal) -> Progress {
+        // The batch is not known any more, or its end is refused: nothing else will be said of it.
+        if refusal.is(Refusal::UNKNOWN_BATCH) || sequence > self.sent {
+            let end = if self.stored == self.sent { End::Complete } else { End::Unclear };
+            return Progress { end: Some(end), ..Progress::default() };
+        }
         if sequence == self.stored + 1 {
             return Progress { end: Some(End::Refused(refusal)), ..Progress::default() };
         }
@@ -318,6 +342,30 @@ mod tests {
         let mut first = batch(20);
         let end = first.answered(&answer("_INBOX.a.b.250.fail.1.0.$FI", TOO_LARGE)).unwrap().end;
         assert!(matches!(end, Some(End::Refused(refusal)) if refusal.is_too_large()));
+    }
+
+    #[test]
+    fn an_end_that_is_lost_or_refused_leaves_nothing_waiting() {
+        let ack = r#"{"type":"ack","seq":20,"msgs":250}"#;
+        let mut lost = batch(20);
+        lost.end();
+        assert_eq!(said(&mut lost, ack), (20, Some(End::Complete)));
+        let unknown = r#"{"error":{"code":400,"err_code":10208,"description":"batch publish ID is unknown"}}"#;
+        let mut forgotten = batch(20);
+        assert_eq!(said(&mut forgotten, unknown), (0, Some(End::Unclear)));
+        let mut refused = batch(20);
+        assert_eq!(refused.end(), "_INBOX.a.b.250.fail.21.3.$FI");
+        assert_eq!(refused.ping().unwrap(), "_INBOX.a.b.250.fail.20.4.$FI");
+        let end = answer("_INBOX.a.b.250.fail.21.3.$FI", TOO_LARGE);
+        assert_eq!(refused.answered(&end).unwrap().end, Some(End::Unclear));
+        assert_eq!(said(&mut refused, ack).0, 20);
+    }
+
+    #[test]
+    fn what_follows_a_refusal_is_not_stored_whatever_is_said() {
+        let mut batch = batch(20);
+        assert_eq!(said(&mut batch, TOO_LARGE), (0, None));
+        assert_eq!(said(&mut batch, r#"{"type":"ack","seq":20,"msgs":10}"#), (6, None));
     }
 
     #[test]

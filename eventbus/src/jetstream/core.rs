@@ -149,7 +149,11 @@ impl Core {
     /// Whether a topic has the partitions that it is known by. Where it has others, what waits for the old ones is given up.
     pub(super) fn agrees(&self, topic: &Topic, info: &stream::Info) -> bool {
         let partitions = stream::partitions(&info.config, &topic.name);
-        if partitions == topic.partitions() || partitions == 0 {
+        if partitions == 0 {
+            return true;
+        }
+        if partitions == topic.partitions() {
+            topic.learn(&info.config);
             return true;
         }
         self.know(&topic.name, partitions, info);

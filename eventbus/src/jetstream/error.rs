@@ -48,6 +48,7 @@ impl Refusal {
     pub(super) const NO_STREAM: u64 = 10059;
     pub(super) const NAME_IN_USE: u64 = 10058;
     pub(super) const STREAM_FULL: u64 = 10077;
+    pub(super) const UNKNOWN_BATCH: u64 = 10208;
     pub(super) const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
     /// A message is larger than the stream takes, or its headers than any stream does.
     const TOO_LARGE: [u64; 2] = [10054, 10097];

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -164,7 +165,7 @@ impl Counter<'_> {
 
     /// The first sequence that was stored at a time or later.
     async fn since(&self, time: SystemTime) -> Result<u64, BusError> {
-        let time = chrono::DateTime::<chrono::Utc>::from(time).to_rfc3339();
+        let time = DateTime::<Utc>::from(time).to_rfc3339();
         let counted = self.count(json!({"deliver_policy": "by_start_time", "opt_start_time": time})).await?;
         Ok(counted.delivered.stream_seq + 1)
     }
@@ -178,6 +179,29 @@ impl Counter<'_> {
             tracing::debug!(%error, "a consumer that counted was not deleted");
         }
         Ok(counted)
+    }
+}
+
+/// The first sequence of a partition that was stored at a time or later.
+pub(super) async fn since(core: &Core, topic: &Topic, partition: u16, time: SystemTime) -> Result<u64, BusError> {
+    Counter { core, topic, partition }.since(time).await
+}
+
+/// When the message at a sequence was stored, if there is one.
+pub(super) async fn stored_at(core: &Core, topic: &Topic, sequence: u64) -> Result<Option<SystemTime>, ApiError> {
+    #[derive(Deserialize)]
+    struct Got {
+        message: Message,
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        time: DateTime<Utc>,
+    }
+    let got = core.wire.api::<Got>(&format!("STREAM.MSG.GET.{}", topic.stream), &json!({"seq": sequence})).await;
+    match got {
+        Ok(got) => Ok(Some(got.message.time.into())),
+        Err(error) if error.is(Refusal::NO_MESSAGE) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct JetReader {
     created: String,
     session: Option<Session>,
     newest: SystemTime,
+    /// The last message, to know the log again by.
+    last: Option<Print>,
     /// A message larger than a pull was met, and is asked for alone.
     large: bool,
     ready: Option<Record>,
@@ -85,13 +87,20 @@ impl Drop for Session {
     }
 }
 
+/// Where a message is and when it was stored: another one in its place was stored at another time.
+#[derive(Clone, Copy, Debug)]
+struct Print {
+    sequence: u64,
+    appended: SystemTime,
+}
+
 /// What became of a new consumer.
 enum Made {
     Session(Session),
-    /// The stream is another one of the same name.
-    Anew {
+    /// The log is not the one that was read. What was not read of this one begins at `next`.
+    Other {
         created: String,
-        end: u64,
+        next: u64,
     },
 }
 
@@ -101,7 +110,7 @@ async fn session(
     topic: Arc<Topic>,
     partition: u16,
     next: u64,
-    created: String,
+    (created, last): (String, Option<Print>),
     connection: u64,
 ) -> Result<Made, BusError> {
     let asked = Instant::now();
@@ -109,7 +118,14 @@ async fn session(
     let clock = info.ts.map(|said| Clock { said: said.into(), asked });
     let span = Span::of(&info, &topic, partition);
     if info.created != created {
-        return Ok(Made::Anew { created: info.created, end: span.end });
+        return Ok(Made::Other { created: info.created, next: span.first });
+    }
+    // Servers that came back with an older copy have stored other events by now where those were that they lost.
+    if let Some(Print { sequence, appended }) = last.filter(|last| (span.first..span.end).contains(&last.sequence))
+        && locate::stored_at(&core, &topic, sequence).await?.is_some_and(|stored| stored != appended)
+    {
+        let newer = locate::since(&core, &topic, partition, appended + Duration::from_nanos(1)).await?;
+        return Ok(Made::Other { created, next: newer.clamp(span.first, sequence) });
     }
     let from = span.check(next)?;
     let (consumer, inbox) = (locate::consumer_name(), core.wire.client.new_inbox());
@@ -160,6 +176,7 @@ impl JetReader {
             created: info.created,
             session: None,
             newest: SystemTime::UNIX_EPOCH,
+            last: None,
             large: false,
             ready: None,
             gaps: Gaps::default(),
@@ -245,6 +262,7 @@ impl JetReader {
             return Step::Renew;
         }
         session.last = place.number;
+        self.last = Some(Print { sequence: place.sequence, appended: place.appended });
         session.asked = session.asked.saturating_sub(message.length);
         self.large = false;
         if place.sequence < self.next {
@@ -320,8 +338,8 @@ impl JetReader {
         self.ready = None;
         let (core, topic, partition) = (&self.core, &self.topic, self.partition);
         let made = self.making.get_or_insert_with(|| {
-            let (core, topic, created) = (core.clone(), topic.clone(), self.created.clone());
-            Box::pin(session(core, topic, partition, self.next, created, connection))
+            let (core, topic, known) = (core.clone(), topic.clone(), (self.created.clone(), self.last));
+            Box::pin(session(core, topic, partition, self.next, known, connection))
         });
         let made = made.as_mut().await;
         self.making = None;
@@ -333,9 +351,9 @@ impl JetReader {
                 self.session = Some(session);
                 Ok(())
             }
-            Made::Anew { created, end } => {
-                self.created = created;
-                Err(BusError::Ahead { end: Position(end.into()) })
+            Made::Other { created, next } => {
+                (self.created, self.last) = (created, None);
+                Err(BusError::Ahead { end: Position(next.into()) })
             }
         }
     }

@@ -175,7 +175,7 @@ impl Topic {
         u64::try_from(self.limit.load(Ordering::Relaxed)).ok().filter(|limit| *limit > 0)
     }
 
-    /// How many events may be sent before the first of them is known to be stored: one, where the stream takes no batches.
+    /// How many events may be sent before the servers have said anything: one, where the stream takes no batches.
     pub(super) fn batch_limit(&self) -> usize {
         if self.batches.load(Ordering::Relaxed) { batch::FIRST } else { 1 }
     }

@@ -22,6 +22,8 @@ use super::wire::{ANSWER, Standing};
 use crate::bus::{BusError, Health, PublishError, Receipt};
 use crate::event::Event;
 
+/// How long the servers may be silent before they are asked how far a batch is: an answer of theirs may have been lost.
+const QUIET: Duration = Duration::from_millis(500);
 /// What is handed to the client at once, in bytes.
 const CHUNK_BYTES: usize = 2 << 20;
 const WAIT_FIRST: Duration = Duration::from_millis(50);
@@ -177,6 +179,11 @@ impl Queue {
         items.iter().skip(under_way).take(most).take_while(fits).map(|item| item.event.clone()).collect()
     }
 
+    /// The size of the first event, in bytes.
+    fn front_bytes(&self) -> usize {
+        self.items.lock().front().map_or(0, |item| item.event.encoded_len())
+    }
+
     /// The first `count` events are stored, or refused for one reason; says how many bytes they were.
     fn settle(&self, count: usize, result: &Result<(), PublishError>) -> usize {
         let settled: Vec<_> = {
@@ -204,7 +211,8 @@ pub(super) async fn run(core: Arc<Core>, topic: Arc<Topic>, partition: u16) {
     };
     let backoff = Backoff::between(WAIT_FIRST, WAIT_LONGEST);
     let (core, topic) = (&core, &*topic);
-    let writer = Writer { core, topic, partition, inbox, answers, batches: 0, backoff, failures: 0, doubtful: false };
+    let (unsure, doubtful) = (0, false);
+    let writer = Writer { core, topic, partition, inbox, answers, batches: 0, unsure, backoff, failures: 0, doubtful };
     core.closed.run_until_cancelled(Box::pin(writer.run(queue))).await;
 }
 
@@ -216,6 +224,9 @@ struct Writer<'a> {
     inbox: String,
     answers: Subscriber,
     batches: u64,
+    /// So many events at the front may be on their way from a batch that ended unclearly. They are sent by themselves: in a batch, an
+    /// event that a leader knows but that too few servers have yet counts as stored.
+    unsure: usize,
     backoff: Backoff,
     /// In a row.
     failures: u32,
@@ -229,7 +240,7 @@ impl Writer<'_> {
             if std::mem::take(&mut self.doubtful) && !self.agrees().await {
                 continue;
             }
-            let first = queue.after(0, self.topic.batch_limit());
+            let first = queue.after(0, if self.unsure > 0 { 1 } else { self.topic.batch_limit() });
             if first.is_empty() {
                 self.core.drained.notify_waiters();
                 if self.topic.is_full() {
@@ -243,15 +254,16 @@ impl Writer<'_> {
                 Ok(End::Complete) => {}
                 Ok(End::Refused(refusal)) if refusal.is_too_large() => {
                     self.topic.metrics.refused_events.inc();
-                    let bytes = queue.after(0, 1).first().map_or(0, Event::encoded_len);
-                    queue.settle(1, &Err(PublishError::TooLarge { bytes, limit: self.topic.max_message() }));
+                    let (bytes, limit) = (queue.front_bytes(), self.topic.max_message());
+                    queue.settle(1, &Err(PublishError::TooLarge { bytes, limit }));
+                    self.unsure = self.unsure.saturating_sub(1);
                 }
                 Ok(End::Refused(refusal)) if refusal.is_full() => self.full(&refusal).await,
                 Ok(End::Refused(refusal)) => {
                     self.doubtful = true;
                     self.trouble(&format!("JetStream refuses to store events: {refusal}")).await;
                 }
-                Ok(End::Lost) => self.trouble("events got lost on the way to JetStream").await,
+                Ok(End::Lost | End::Unclear) => self.trouble("events got lost on the way to JetStream").await,
                 Err(error) => self.unknown(error).await,
             }
         }
@@ -264,10 +276,27 @@ impl Writer<'_> {
         self.core.wire.up()?;
         self.batches += 1;
         let mut batch = Batch::new(format!("{}.{}", self.inbox, self.name()), &first, first.len() == 1);
+        let ended = self.to_its_end(&mut batch, queue, first, &mut standing).await;
+        match &ended {
+            Err(_) | Ok(End::Unclear) => self.unsure = self.unsure.max(batch.under_way()),
+            // Servers forget a batch by themselves only after a while.
+            Ok(End::Refused(_)) if batch.is_open() => self.post(batch.end(), HeaderMap::new(), Bytes::new()).await?,
+            Ok(_) => {}
+        }
+        ended
+    }
+
+    async fn to_its_end(
+        &mut self,
+        batch: &mut Batch,
+        queue: &Queue,
+        first: Vec<Event>,
+        standing: &mut watch::Receiver<Standing>,
+    ) -> Result<End, WireError> {
         let mut events = first;
         loop {
             if !events.is_empty() {
-                self.send(&mut batch, &events).await?;
+                self.send(batch, &events).await?;
             }
             let room = batch.room();
             events = if room > 0 { queue.after(batch.under_way(), room) } else { Vec::new() };
@@ -277,7 +306,7 @@ impl Writer<'_> {
             if batch.is_to_end() {
                 self.post(batch.end(), HeaderMap::new(), Bytes::new()).await?;
             }
-            let answer = self.answer(&mut standing).await?;
+            let answer = self.answer(batch, standing).await?;
             let progress = batch.answered(&answer)?;
             self.stored(queue, &progress);
             if let Some(end) = progress.end {
@@ -310,15 +339,21 @@ impl Writer<'_> {
         posted.map_err(|error| WireError::Client(error.to_string()))
     }
 
-    async fn answer(&mut self, standing: &mut watch::Receiver<Standing>) -> Result<Message, WireError> {
-        tokio::select! {
-            answer = self.answers.next() => answer.ok_or(WireError::Closed),
-            changed = standing.changed() => match changed {
-                Ok(()) => Err(self.core.wire.up().err().unwrap_or(WireError::Broken)),
-                Err(_) => Err(WireError::Closed),
-            },
-            () = tokio::time::sleep(ANSWER) => Err(WireError::Silent),
+    async fn answer(&mut self, batch: &Batch, standing: &mut watch::Receiver<Standing>) -> Result<Message, WireError> {
+        let asked = Instant::now();
+        while asked.elapsed() < ANSWER {
+            tokio::select! {
+                answer = self.answers.next() => return answer.ok_or(WireError::Closed),
+                changed = standing.changed() => return match changed {
+                    Ok(()) => Err(self.core.wire.up().err().unwrap_or(WireError::Broken)),
+                    Err(_) => Err(WireError::Closed),
+                },
+                () = tokio::time::sleep(QUIET) => if let Some(ping) = batch.ping() {
+                    self.post(ping, HeaderMap::new(), Bytes::new()).await?;
+                },
+            }
         }
+        Err(WireError::Silent)
     }
 
     /// Settles what is stored by now.
@@ -330,6 +365,7 @@ impl Writer<'_> {
         self.failures = 0;
         self.topic.set_full(false);
         self.core.board.clear(&self.topic.label);
+        self.unsure = self.unsure.saturating_sub(progress.stored);
         let bytes = queue.settle(progress.stored, &Ok(()));
         let metrics = &self.topic.metrics;
         let events = if progress.repeated { &metrics.duplicate_events } else { &metrics.published_events };
