@@ -1,6 +1,6 @@
 //! The event bus on NATS JetStream.
 //!
-//! A topic is a stream, a partition one of its subjects, a position a sequence of the stream. Events are sent in batches, of which
+//! A topic is a stream, a partition one of its subjects, a position a sequence of the stream, with when the stream was made. Events are sent in batches, of which
 //! the servers take nothing more after the first that they miss or refuse, and read over consumers that leave nothing behind. State is a key-value bucket.
 //!
 //! | module | holds |
@@ -39,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::core::{Core, Room};
+use self::locate::Span;
 use self::reader::JetReader;
 use self::state::Bucket;
 use self::topic::Topic;
@@ -193,11 +194,9 @@ impl JetStreamBus {
 
     async fn cut(&self, partition: &Partition, before: Position) -> Result<(), BusError> {
         let topic = self.core.partition(partition).await?;
-        let before = locate::sequence(before);
-        if before <= 1 {
-            return Ok(());
-        }
-        let created = locate::look(&self.core, &topic, partition.index).await?.created;
+        let info = locate::look(&self.core, &topic, partition.index).await?;
+        let before = Span::of(&info, &topic, partition.index).check(before).unwrap_or_default();
+        let created = info.created;
         if before > topic.cut(partition.index) {
             // Said before it is done, so that no reader passes silently over what is gone.
             self.core.bucket.set_trimmed(&topic.stream, &created, partition.index, before).await?;

@@ -423,7 +423,8 @@ pub(crate) async fn what_a_stream_drops_is_named_whenever_it_does() -> Verdict {
     let partition = Partition { topic: TopicName::parse("default.drops.in"), index: 0 };
     bus.declare(&TopicSpec { name: partition.topic.clone(), partitions: 1 }).await.unwrap();
     let mut reader = bus.read(&partition, From::First, 0).await.unwrap();
-    let (mut next, mut read, mut named) = (Position(1), 0, 0);
+    let first = bus.locate(&[(partition.clone(), From::First)]).await.unwrap()[0].at;
+    let (mut next, mut read, mut named) = (first, 0, 0);
     for round in 0..20 {
         // Twice as much as the stream keeps, and then one look, sooner after the last one than any check might be.
         for call in 0..8 {

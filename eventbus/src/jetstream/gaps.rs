@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::locate::Epoch;
 use crate::bus::Position;
 
 /// Sequences between two messages of a partition.
@@ -57,8 +58,8 @@ impl Passed {
     }
 
     /// What of it may have been deleted, where the stream begins at `first` after all of it was passed.
-    pub(super) fn before(&self, first: u64) -> Vec<Range<Position>> {
-        let cut = |gap: &Gap| Position(gap.from.into())..Position(gap.to.min(first).into());
+    pub(super) fn before(&self, first: u64, epoch: Epoch) -> Vec<Range<Position>> {
+        let cut = |gap: &Gap| epoch.at(gap.from)..epoch.at(gap.to.min(first));
         self.0.iter().filter(|gap| gap.from < first).map(cut).collect()
     }
 }
@@ -97,13 +98,13 @@ mod tests {
             gaps.pass(from, to, at(100));
         }
         let passed = gaps.take(12);
-        assert_eq!(passed.before(3), []);
-        assert_eq!(passed.before(4), [range(3, 4)]);
-        assert_eq!(passed.before(9), [range(3, 5), range(7, 9)]);
-        assert_eq!(passed.before(99), [range(3, 5), range(7, 10)]);
+        assert_eq!(passed.before(3, Epoch::default()), []);
+        assert_eq!(passed.before(4, Epoch::default()), [range(3, 4)]);
+        assert_eq!(passed.before(9, Epoch::default()), [range(3, 5), range(7, 9)]);
+        assert_eq!(passed.before(99, Epoch::default()), [range(3, 5), range(7, 10)]);
         gaps.pass(20, 30, at(100));
         gaps.forget_from(20);
-        assert_eq!(gaps.take(u64::MAX).before(99), [range(12, 14)]);
+        assert_eq!(gaps.take(u64::MAX).before(99, Epoch::default()), [range(12, 14)]);
     }
 
     #[test]

@@ -14,9 +14,40 @@ use super::stream::{self, Info};
 use super::topic::Topic;
 use crate::bus::{BusError, From, Mark, Partition, Position};
 
+/// When a stream was made, in milliseconds since 1970. A position is this and a sequence, so that those of another stream of the
+/// same name come before or after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Epoch(u64);
+
+impl Epoch {
+    /// As the servers tell it.
+    pub(super) fn of(created: &str) -> Self {
+        let made = DateTime::parse_from_rfc3339(created).ok();
+        Self(made.and_then(|made| u64::try_from(made.timestamp_millis()).ok()).unwrap_or_default())
+    }
+
+    /// The position of a sequence.
+    pub(super) fn at(self, sequence: u64) -> Position {
+        Position(u128::from(self.0) << 64 | u128::from(sequence))
+    }
+}
+
+/// The parts of a position; one without an epoch is of whatever stream there is.
+fn parts(Position(position): Position) -> (Option<Epoch>, u64) {
+    let epoch = u64::try_from(position >> 64).unwrap_or(u64::MAX);
+    let sequence = u64::try_from(position & u128::from(u64::MAX)).unwrap_or_default();
+    (Some(Epoch(epoch)).filter(|_| epoch > 0), sequence)
+}
+
+/// The sequence of a position, whatever stream it is of.
+pub(super) fn sequence(position: Position) -> u64 {
+    parts(position).1
+}
+
 /// What a stream's log spans, for one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
+    pub(super) epoch: Epoch,
     /// The first sequence that is kept.
     pub(super) first: u64,
     /// The sequence that the next message gets.
@@ -26,25 +57,32 @@ pub(super) struct Span {
 impl Span {
     pub(super) fn of(info: &Info, topic: &Topic, partition: u16) -> Self {
         let end = info.state.last_seq + 1;
-        Self { first: info.state.first_seq.max(1).max(topic.cut(partition)).min(end), end }
+        let first = info.state.first_seq.max(1).max(topic.cut(partition)).min(end);
+        Self { epoch: Epoch::of(&info.created), first, end }
     }
 
-    /// Whether a position can be read from.
-    pub(super) fn check(self, at: u64) -> Result<u64, BusError> {
-        if at > self.end {
-            return Err(BusError::Ahead { end: Position(self.end.into()) });
+    /// The sequence of a position: of an older stream, one before all that there are, and of a newer one, one after.
+    pub(super) fn sequence(self, position: Position) -> u64 {
+        match parts(position) {
+            (Some(epoch), _) if epoch < self.epoch => 0,
+            (Some(epoch), _) if epoch > self.epoch => u64::MAX,
+            (_, sequence) => sequence,
+        }
+    }
+
+    /// The sequence of a position that can be read from.
+    pub(super) fn check(self, position: Position) -> Result<u64, BusError> {
+        let sequence = self.sequence(position);
+        if sequence > self.end {
+            return Err(BusError::Ahead { end: self.epoch.at(self.end) });
         }
         // No message has sequence 0.
-        if at.max(1) < self.first {
-            return Err(BusError::Trimmed { first: Position(self.first.into()) });
+        let is_older = parts(position).0.is_some_and(|epoch| epoch < self.epoch);
+        if is_older || sequence.max(1) < self.first {
+            return Err(BusError::Trimmed { first: self.epoch.at(self.first) });
         }
-        Ok(at.max(1))
+        Ok(sequence.max(1))
     }
-}
-
-/// A position that a stream can have.
-pub(super) fn sequence(position: Position) -> u64 {
-    u64::try_from(position.0).unwrap_or(u64::MAX)
 }
 
 /// A topic's stream, asked for now, with the cuts that other processes made known to this one.
@@ -108,26 +146,32 @@ struct Delivered {
 impl Counter<'_> {
     async fn marks(&self, asked: &[(usize, From)]) -> Result<Vec<(usize, Mark)>, BusError> {
         let info = look(self.core, self.topic, self.partition).await?;
-        let Span { first, end } = Span::of(&info, self.topic, self.partition);
+        let span = Span::of(&info, self.topic, self.partition);
+        let Span { epoch, first, end } = span;
         let mut places = Vec::with_capacity(asked.len());
         for (place, from) in asked {
-            let at = match from {
-                From::First => first,
-                From::Next => end,
-                From::At(position) => sequence(*position),
-                From::Time(time) => self.since(*time).await?.clamp(first, end),
+            let (at, sequence) = match from {
+                From::First => (epoch.at(first), first),
+                From::Next => (epoch.at(end), end),
+                From::At(position) => (*position, span.sequence(*position)),
+                From::Time(time) => {
+                    let since = self.since(*time).await?.clamp(first, end);
+                    (epoch.at(since), since)
+                }
             };
-            places.push((*place, at));
+            places.push((*place, at, sequence));
         }
-        let counts = self.counts(places.iter().map(|(_, at)| *at), first, end, info.config.num_replicas > 1).await?;
-        let mark = |at: u64| Mark {
-            at: Position(at.into()),
-            first: Position(first.into()),
-            end: Position(end.into()),
-            ahead: counts.get(&at).copied().unwrap_or_default(),
+        let counts = self
+            .counts(places.iter().map(|(_, _, sequence)| *sequence), first, end, info.config.num_replicas > 1)
+            .await?;
+        let mark = |at: Position, sequence: u64| Mark {
+            at,
+            first: epoch.at(first),
+            end: epoch.at(end),
+            ahead: counts.get(&sequence).copied().unwrap_or_default(),
             exact: true,
         };
-        Ok(places.into_iter().map(|(place, at)| (place, mark(at))).collect())
+        Ok(places.into_iter().map(|(place, at, sequence)| (place, mark(at, sequence))).collect())
     }
 
     /// How many events lie from each of these positions on: the same number for two of them only if there is none in between.
@@ -257,4 +301,28 @@ pub(super) async fn make_consumer<T: serde::de::DeserializeOwned>(
     }
     let body = json!({"stream_name": topic.stream, "config": config});
     core.wire.api(&format!("CONSUMER.CREATE.{}.{name}.{subject}", topic.stream), &body).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_says_which_stream_it_is_of() {
+        let made = |created| Epoch::of(created);
+        let (old, now) = (made("2026-11-25T10:00:00.25Z"), made("2026-11-25T10:00:00.251000001Z"));
+        assert!(old < now && old.at(u64::MAX) < now.at(1));
+        let span = Span { epoch: now, first: 5, end: 9 };
+        assert_eq!([4, 5, 9, 10].map(|n| span.check(now.at(n)).ok()), [None, Some(5), Some(9), None]);
+        assert_eq!(span.check(now.at(4)), Err(BusError::Trimmed { first: now.at(5) }));
+        assert_eq!(span.check(now.at(10)), Err(BusError::Ahead { end: now.at(9) }));
+        // Whatever their sequences are.
+        assert_eq!(span.check(old.at(7)), Err(BusError::Trimmed { first: now.at(5) }));
+        let back = Span { epoch: old, first: 1, end: 9 };
+        assert_eq!(back.check(now.at(7)), Err(BusError::Ahead { end: old.at(9) }));
+        assert_eq!(Span { first: 1, ..span }.check(old.at(1)), Err(BusError::Trimmed { first: now.at(1) }));
+        // Without a stream it is of this one.
+        assert_eq!(span.check(Position(7)), Ok(7));
+        assert_eq!((span.sequence(old.at(7)), span.sequence(now.at(7)), back.sequence(now.at(7))), (0, 7, u64::MAX));
+    }
 }

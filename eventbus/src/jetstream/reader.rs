@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use super::core::Core;
 use super::error::WireError;
 use super::gaps::{Clock, Gaps, Passed};
-use super::locate::{self, Span};
+use super::locate::{self, Epoch, Span};
 use super::topic::Topic;
-use crate::bus::{Batch, BusError, From, Fut, Partition, Position, Reader, Record};
+use crate::bus::{Batch, BusError, From, Fut, Partition, Reader, Record};
 use crate::codec::nats::{self, Decoded};
 use crate::event::Event;
 
@@ -40,6 +40,7 @@ pub(super) struct JetReader {
     next: u64,
     /// When the stream was made that this is about.
     created: String,
+    epoch: Epoch,
     session: Option<Session>,
     newest: SystemTime,
     /// The last message, to know the log again by.
@@ -97,11 +98,8 @@ struct Print {
 /// What became of a new consumer.
 enum Made {
     Session(Session),
-    /// The log is not the one that was read. What was not read of this one begins at `next`.
-    Other {
-        created: String,
-        next: u64,
-    },
+    /// The log is not the one that was read; says where to go on.
+    Other(BusError),
 }
 
 /// A new consumer, once it is known that the log still is what it was.
@@ -118,16 +116,16 @@ async fn session(
     let clock = info.ts.map(|said| Clock { said: said.into(), asked });
     let span = Span::of(&info, &topic, partition);
     if info.created != created {
-        return Ok(Made::Other { created: info.created, next: span.first });
+        return Ok(Made::Other(BusError::Trimmed { first: span.epoch.at(span.first) }));
     }
     // Servers that came back with an older copy have stored other events by now where those were that they lost.
     if let Some(Print { sequence, appended }) = last.filter(|last| (span.first..span.end).contains(&last.sequence))
         && locate::stored_at(&core, &topic, sequence).await?.is_some_and(|stored| stored != appended)
     {
         let newer = locate::since(&core, &topic, partition, appended + Duration::from_nanos(1)).await?;
-        return Ok(Made::Other { created, next: newer.clamp(span.first, sequence) });
+        return Ok(Made::Other(BusError::Ahead { end: span.epoch.at(newer.clamp(span.first, sequence)) }));
     }
-    let from = span.check(next)?;
+    let from = span.check(span.epoch.at(next))?;
     let (consumer, inbox) = (locate::consumer_name(), core.wire.client.new_inbox());
     let messages = core.wire.client.subscribe(inbox.clone()).await;
     let messages = messages.map_err(|e| WireError::Client(e.to_string()))?;
@@ -160,11 +158,11 @@ impl JetReader {
         let next = match from {
             From::First => span.first,
             From::Next => span.end,
-            From::At(position) => span.check(locate::sequence(position))?,
+            From::At(position) => span.check(position)?,
             From::Time(_) => {
                 let asked = [(Partition { topic: topic.name.clone(), index: partition }, from)];
                 let marks = locate::locate(&core, &asked).await?;
-                marks.first().map_or(span.end, |mark| locate::sequence(mark.at))
+                marks.first().map_or(span.end, |mark| span.sequence(mark.at))
             }
         };
         let mut reader = Self {
@@ -173,6 +171,7 @@ impl JetReader {
             partition,
             pull: if prefetch < 2 * MESSAGE_BYTES { 0 } else { prefetch / 2 },
             next,
+            epoch: span.epoch,
             created: info.created,
             session: None,
             newest: SystemTime::UNIX_EPOCH,
@@ -201,7 +200,7 @@ impl JetReader {
             }
             self.prepare().await?;
             if let Some(batch) = self.take(max_bytes) {
-                let passed = self.gaps.take(locate::sequence(batch.next));
+                let passed = self.gaps.take(self.next);
                 self.judging = Some((batch, passed));
                 return self.judged().await;
             }
@@ -215,8 +214,7 @@ impl JetReader {
 
     /// What is there already, without waiting.
     fn take(&mut self, max_bytes: usize) -> Option<Batch> {
-        let mut batch = Batch { next: Position(self.next.into()), ..Batch::default() };
-        let from = self.next;
+        let (mut batch, from) = (Batch::default(), self.next);
         loop {
             let record = match self.ready.take() {
                 Some(record) => record,
@@ -239,7 +237,7 @@ impl JetReader {
             batch.bytes += bytes;
             batch.records.push(record);
         }
-        batch.next = Position(self.next.into());
+        batch.next = self.epoch.at(self.next);
         (self.next > from).then_some(batch)
     }
 
@@ -277,7 +275,7 @@ impl JetReader {
             return Step::Nothing;
         };
         self.newest = self.newest.max(place.appended);
-        Step::Record(Record { at: Position(place.sequence.into()), appended: self.newest, event })
+        Step::Record(Record { at: self.epoch.at(place.sequence), appended: self.newest, event })
     }
 
     fn status(&mut self, status: StatusCode, message: &Message) -> Step {
@@ -351,10 +349,8 @@ impl JetReader {
                 self.session = Some(session);
                 Ok(())
             }
-            Made::Other { created, next } => {
-                (self.created, self.last) = (created, None);
-                Err(BusError::Ahead { end: Position(next.into()) })
-            }
+            // Whoever reads opens another one there.
+            Made::Other(error) => Err(error),
         }
     }
 
@@ -426,7 +422,7 @@ impl JetReader {
             self.gaps.pass(self.next, end, self.newest);
         }
         self.next = end;
-        self.judging = Some((Batch { next: Position(end.into()), ..Batch::default() }, self.gaps.take(end)));
+        self.judging = Some((Batch { next: self.epoch.at(end), ..Batch::default() }, self.gaps.take(end)));
         self.judged().await.map(Some)
     }
 
@@ -442,7 +438,7 @@ impl JetReader {
             self.topic.learn(&info.config);
             // Of another stream of the same name, the next consumer tells.
             if info.created == self.created {
-                gaps = passed.before(info.state.first_seq);
+                gaps = passed.before(info.state.first_seq, self.epoch);
             }
         }
         let (batch, _) = self.judging.take().unwrap_or_default();
@@ -463,8 +459,8 @@ impl JetReader {
         (self.session, self.ready, self.judging) = (None, None, None);
         self.gaps.forget_from(0);
         let info = locate::look(&self.core, &self.topic, self.partition).await?;
-        let Span { first, .. } = Span::of(&info, &self.topic, self.partition);
-        Ok(BusError::Trimmed { first: Position(first.into()) })
+        let Span { epoch, first, .. } = Span::of(&info, &self.topic, self.partition);
+        Ok(BusError::Trimmed { first: epoch.at(first) })
     }
 }
 
