@@ -144,3 +144,25 @@ pub enum Output {
     /// One JSON document.
     Json,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn where_run_listens_and_keeps_its_data_by_default() {
+        let Ok(Cli { command: Command::Run(args), .. }) = Cli::try_parse_from(["evoke", "run", "manifests"]) else {
+            panic!("`evoke run manifests` is a command");
+        };
+        let addresses = [args.admin, args.listen].map(|address| address.to_string());
+        assert_eq!(addresses, ["127.0.0.1:9490", "127.0.0.1:8080"]);
+        assert_eq!(args.data_dir, std::path::Path::new(".evoke"));
+    }
+}

@@ -15,8 +15,9 @@ use tokio::sync::Notify;
 /// A consumer whose errors are noted.
 pub(super) type Consumer = BaseConsumer<Ears>;
 
-/// A batch on the wire. Small enough that a reader which may hold little holds little: Kafka gives out whole batches.
-pub(super) const BATCH_BYTES: usize = 256 << 10;
+/// A batch on the wire: below what brokers and topics take by default, and so large that a request is worth its while. A reader that
+/// may hold little may still hold one of them, since Kafka gives out whole batches.
+pub(super) const BATCH_BYTES: usize = 1_000_000;
 /// What a record may be larger than an event as encoded.
 pub(super) const RECORD_OVERHEAD: usize = 64 << 10;
 
