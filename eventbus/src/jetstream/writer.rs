@@ -276,7 +276,7 @@ impl Writer<'_> {
         self.core.wire.up()?;
         self.batches += 1;
         let mut batch = Batch::new(format!("{}.{}", self.inbox, self.name()), &first, first.len() == 1);
-        let ended = self.to_its_end(&mut batch, queue, first, &mut standing).await;
+        let ended = self.follow(&mut batch, queue, first, &mut standing).await;
         match &ended {
             Err(_) | Ok(End::Unclear) => self.unsure = self.unsure.max(batch.under_way()),
             // Servers forget a batch by themselves only after a while.
@@ -286,7 +286,7 @@ impl Writer<'_> {
         ended
     }
 
-    async fn to_its_end(
+    async fn follow(
         &mut self,
         batch: &mut Batch,
         queue: &Queue,
