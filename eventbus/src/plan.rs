@@ -201,4 +201,46 @@ mod tests {
         let plan = plan(Fields::new("ns", FieldPath::spec().key(field), &OneSecret, &mut problems));
         (plan, problems.iter().map(ToString::to_string).collect())
     }
+
+    fn bus(spec: serde_json::Value) -> (Option<BusPlan>, Vec<String>) {
+        let Planned { plan, problems, .. } = super::plan("ns", &serde_json::from_value(spec).unwrap(), &OneSecret);
+        (plan, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn every_field_of_the_embedded_bus_is_read() {
+        let fields = serde_json::json!({"maxAge": "168h", "maxBytes": "1Gi", "sync": "never", "onFull": "dropOldest"});
+        let (plan, problems) = bus(serde_json::json!({"maxEventBytes": "64Ki", "embedded": fields}));
+        let embedded = EmbeddedPlan {
+            max_age: Some(Duration::from_secs(168 * 3600)),
+            max_bytes: Some(1 << 30),
+            sync: SyncMode::Never,
+            on_full: OnFull::DropOldest,
+        };
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(plan, Some(BusPlan { max_event_bytes: 64 << 10, kind: BusKind::Embedded(embedded) }));
+        let (plan, _) = bus(serde_json::json!({}));
+        let default = BusKind::Embedded(EmbeddedPlan::default());
+        assert_eq!(plan, Some(BusPlan { max_event_bytes: 1 << 20, kind: default }));
+    }
+
+    #[test]
+    fn what_no_bus_can_be_is_named() {
+        let redis = serde_json::json!({"address": "a:6379"});
+        for (spec, expected) in [
+            (
+                serde_json::json!({"embedded": {}, "redis": redis}),
+                "spec.redis: one bus cannot be embedded and redis at once",
+            ),
+            (serde_json::json!({"maxEventBytes": "1"}), "spec.maxEventBytes: 1 bytes is out of range"),
+            (
+                serde_json::json!({"embedded": {"maxBytes": "1Mi"}}),
+                "spec.embedded.maxBytes: 1048576 bytes is too small",
+            ),
+            (serde_json::json!({"embedded": {"maxAge": "0s"}}), "spec.embedded.maxAge: zero would keep nothing"),
+        ] {
+            let (_, problems) = bus(spec);
+            assert!(problems.len() == 1 && problems[0].starts_with(expected), "{expected}: {problems:?}");
+        }
+    }
 }

@@ -154,19 +154,22 @@ pub(crate) async fn what_openfunction_accepts_and_ignores_is_a_warning() -> Verd
     let home = Home::with(objects(&[
         bus(
             "default",
-            "natsStreaming: {natsURL: \"nats://nats:4222\", natsStreamingClusterID: stan, subscriptionType: queue, \
+            "topic: given\nnatsStreaming: {natsURL: \"nats://nats:4222\", natsStreamingClusterID: stan, subscriptionType: queue, \
              durableSubscriptionName: ImDurable}",
         ),
         source(
             "s",
-            &format!("logLevel: \"2\"\n{kafka}\nmqtt: {{m: {{url: \"tcp://mqtt:1883\", topic: a, retain: true}}}}"),
+            &format!(
+                "logLevel: \"2\"\nbuild: {{srcRepo: {{url: \"https://example.org/r\"}}}}\n{kafka}\nmqtt: {{m: {{url: \"tcp://mqtt:1883\", topic: a, retain: true}}}}"
+            ),
         ),
         pass("t", "s", "k", "http://example.com/"),
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: foreign}\nspec: {replicas: 1}\n".to_owned(),
     ]));
     let (code, text) = validate(&home, &[]).await;
     assert_eq!(code, Some(0), "{text}");
-    for part in ["natsStreaming", "mqtt.m.retain", "Deployment", "scaleOption"] {
+    let ignored = ["spec.logLevel", "spec.build", "spec.topic"];
+    for part in ["natsStreaming", "mqtt.m.retain", "Deployment", "scaleOption"].into_iter().chain(ignored) {
         assert!(
             text.lines().any(|line| line.contains("warning") && line.contains(part)),
             "no warning of {part}:\n{text}"

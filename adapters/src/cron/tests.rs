@@ -29,7 +29,7 @@ fn a_schedule_its_zone_and_how_far_back() {
     let plan = plan.unwrap();
     assert_eq!(plan.catch_up(), Some(Duration::from_secs(24 * 3600)));
     let same = planned(json!({ "schedule": "CRON_TZ=Europe/Berlin 0 9 * * *", "catchUp": "P1D" })).0.unwrap();
-    assert_eq!(plan, same);
+    assert!(plan.schedule == same.schedule && plan.catch_up == same.catch_up);
 }
 
 #[test]

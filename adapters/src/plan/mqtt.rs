@@ -198,12 +198,15 @@ impl Planning<'_> {
 
     fn tls(&mut self, encrypted: bool) -> Option<TlsPlan> {
         let spec = self.spec;
-        let given = |secret: &Option<Secret>| secret.clone().filter(|secret| !secret.expose().is_empty());
         let older = [
-            ("caCert", "ca", given(&spec.ca_cert)),
-            ("clientCert", "cert", given(&spec.client_cert)),
-            ("clientKey", "key", given(&spec.client_key)),
-        ];
+            ("caCert", "ca", &spec.ca_cert, &spec.ca_cert_from),
+            ("clientCert", "cert", &spec.client_cert, &spec.client_cert_from),
+            ("clientKey", "key", &spec.client_key, &spec.client_key_from),
+        ]
+        .map(|(field, name, plain, from)| {
+            let given = self.fields.secret(field, plain.as_ref(), from.as_ref());
+            (field, name, given.filter(|secret| !secret.expose().is_empty()))
+        });
         if !encrypted && spec.tls.is_none() {
             for (field, _, _) in older.iter().filter(|(_, _, given)| given.is_some()) {
                 let message = "ignored, since the url does not ask for TLS";

@@ -229,12 +229,21 @@ pub struct MqttSource {
     /// Certificate authorities to trust instead of the system's, as `tls.ca`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_cert: Option<Secret>,
+    /// The same, from elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_cert_from: Option<ValueFrom>,
     /// The client's certificate chain, as `tls.cert`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_cert: Option<Secret>,
+    /// The same, from elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cert_from: Option<ValueFrom>,
     /// The client's private key, as `tls.key`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_key: Option<Secret>,
+    /// The same, from elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_key_from: Option<ValueFrom>,
     /// The user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<Secret>,

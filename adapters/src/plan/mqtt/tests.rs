@@ -90,6 +90,8 @@ fn what_is_wrong_is_said_where_it_is() {
             "username: `username` is set twice",
         ),
         (json!({ "url": "ssl://b", "caCert": "PEM" }), "caCert: holds no PEM certificate"),
+        (json!({ "url": "ssl://b", "caCertFrom": { "env": "KNOWN" } }), "caCert: holds no PEM certificate"),
+        (json!({ "url": "ssl://b", "clientKeyFrom": { "env": "UNKNOWN" } }), "clientKeyFrom"),
         (json!({ "url": "ssl://b", "clientCert": CERT }), "clientCert: a client certificate needs its key"),
         (
             json!({ "url": "ssl://b", "caCert": CERT, "tls": { "ca": CERT } }),
