@@ -295,7 +295,10 @@ impl Subscriptions {
 
     /// Changes whenever others have given a topic more partitions: what is opened anew then reads them too.
     pub fn grown(&self) -> watch::Receiver<u64> {
-        self.0.grown.clone()
+        let mut grown = self.0.grown.clone();
+        // What was before is no news to whoever follows it from now on.
+        grown.mark_unchanged();
+        grown
     }
 
     /// How many partitions a topic has that is declared here, now and later.

@@ -80,7 +80,8 @@ pub(crate) async fn the_drain_finishes_what_is_under_way() -> Verdict {
 pub(crate) async fn a_sink_that_hangs_takes_no_time_from_the_last_steps() -> Verdict {
     let sink = Sink::scripted(|_| Answer::Hang).await;
     let spec = format!(
-        "inputs: {{it: {{eventSource: web, event: in}}}}\n         subscribers: [{{condition: it, sink: {{uri: \"{}\"}}, delivery: {{timeout: PT10M}}}}]",
+        "inputs: {{it: {{eventSource: web, event: in}}}}\n\
+         subscribers: [{{condition: it, sink: {{uri: \"{}\"}}, delivery: {{timeout: PT10M}}}}]",
         sink.url("/")
     );
     let home = Home::with(objects(&[source("web", "webhook: {in: {}}"), trigger("t", &spec)]));

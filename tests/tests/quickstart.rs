@@ -21,7 +21,7 @@ pub(crate) async fn the_readme_shows_an_event_go_through() -> Verdict {
     assert!(readme_line("cargo run").ends_with("run examples/quickstart"));
     let home = Home::new();
     let quickstart = home.evoke().paths([checkout().join("examples/quickstart")]);
-    let mut evoke = quickstart.args(["--set", "EventSource/shop:spec.cron.tick.schedule=@every 1s"]).ready().await;
+    let mut evoke = quickstart.args(["--set", "EventSource/shop:cron.tick.schedule=\"@every 1s\""]).ready().await;
     evoke.log().wait_for(&["got io.evoke.cron", "the shop is open"], SOON).await;
     let curl = readme_line("curl").replace("http://127.0.0.1:8080", &evoke.webhook(""));
     let send = async |command: String| {
@@ -69,7 +69,8 @@ pub(crate) async fn send_posts_an_event() -> Verdict {
     let (code, text) = evoke_tests::evoke::command(["send", &url, "--type", "order.created", "--data", &at_file]).await;
     assert_eq!(code, Some(0), "{text}");
     evoke.log().wait_for(&["got order.created", "252"], SOON).await;
-    let from_stdin = format!("printf 253 | {} send {url} --type order.created --data @-", binary().display());
+    let from_stdin =
+        format!("echo '{{\"amount\": 253}}' | {} send {url} --type order.created --data @-", binary().display());
     let (status, log) = Program::new("sh", "sh").args(["-c", &from_stdin]).output(SOON).await;
     assert!(status.success(), "{}", log.text());
     evoke.log().wait_for(&["got order.created", "253"], SOON).await;

@@ -10,7 +10,7 @@ use evoke_tests::case::Verdict;
 use evoke_tests::evoke::Home;
 use evoke_tests::http::{Sink, post, request};
 use evoke_tests::ledger::assert_conserved;
-use evoke_tests::manifests::{bus, objects, pass, python, source, trigger};
+use evoke_tests::manifests::{bare_source, bus, objects, pass, python, source, trigger};
 use evoke_tests::servers::kafka::{self, Record};
 use tokio::task::JoinSet;
 
@@ -138,12 +138,7 @@ pub(crate) async fn a_change_that_cannot_run_is_taken_back() -> Verdict {
     std::fs::write(home.data().join("bus/default.second"), "").unwrap();
     home.write(
         "evoke.yaml",
-        objects(&[
-            to("/b"),
-            bus("second", "embedded: {}"),
-            source("more", "eventBus: second\nwebhook: {in: {}}"),
-            pass("more", "more", "in", &sink.url("/c")),
-        ]),
+        objects(&[to("/b"), bus("second", "embedded: {}"), bare_source("more", "eventBus: second\nwebhook: {in: {}}")]),
     );
     evoke.log().wait_for(&["cannot run, and what ran before does again", "bus default.second"], SOON).await;
     evoke.metric("evoke_reload_failed", &[], 1.0, SOON).await;
