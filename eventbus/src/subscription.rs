@@ -126,20 +126,6 @@ struct KnownTopic {
     keep: bool,
 }
 
-/// How many partitions one topic has, which may change.
-#[derive(Clone, Debug)]
-pub struct Partitions {
-    topics: Topics,
-    topic: TopicName,
-}
-
-impl Partitions {
-    /// As of now.
-    pub fn now(&self) -> u16 {
-        self.topics.0.lock().topics.get(&self.topic).map_or(1, |topic| topic.partitions)
-    }
-}
-
 /// One partition that a subscriber reads.
 #[derive(Debug)]
 pub struct Input {
@@ -299,11 +285,6 @@ impl Subscriptions {
         // What was before is no news to whoever follows it from now on.
         grown.mark_unchanged();
         grown
-    }
-
-    /// How many partitions a topic has that is declared here, now and later.
-    pub fn partitions(&self, topic: &TopicName) -> Partitions {
-        Partitions { topics: self.0.topics.clone(), topic: topic.clone() }
     }
 
     /// Makes sure that a subscription has a durable position in every partition of its topics: `start` where it has none yet. To

@@ -257,8 +257,7 @@ impl EventSource {
             return Ok(Arc::new(SinkOutlet { origin, delivery, budget, metrics }));
         };
         let bus = subscriptions.bus();
-        subscriptions.declare_topic(&plan.topic).await?;
-        let partitions = subscriptions.partitions(&plan.topic);
+        let partitions = subscriptions.declare_topic(&plan.topic).await?.partitions;
         let letter_topic = match &of.dead_letter {
             DeadLetterPlan::Topic(topic) => topic.clone(),
             DeadLetterPlan::Sink(_) | DeadLetterPlan::Store => TopicName::dead_letters(),

@@ -603,12 +603,17 @@ pub(crate) async fn partitions_that_others_add_are_taken_up() -> Verdict {
     let foreign = broker.produce(&topic, [2, 3].map(|partition| Record::new("early").partition(partition))).await;
     more(&evoke, 10..20).await;
 
-    // They are read from their beginning, and written to.
+    // They are read from their beginning.
     let foreign: BTreeSet<String> = foreign.into_iter().map(|placed| placed.id).collect();
     pipeline.sink.wait_all(&foreign, LATER).await;
     evoke.log().wait_for(&["somebody gave the topic more partitions", &topic], SOON).await;
     evoke.log().wait_for(&["the new ones are read from their start", &topic], SOON).await;
-    more(&evoke, 20..60).await;
+    more(&evoke, 20..30).await;
+    evoke.stop().await;
+
+    // From its next start on it writes to them too.
+    let mut evoke = pipeline.home.run().await;
+    more(&evoke, 30..60).await;
     evoke.stop().await;
     let written = records(&broker, &topic, 62).await;
     let partitions: BTreeSet<i32> = written.iter().filter(|record| record.3 == b"x").map(|record| record.0).collect();

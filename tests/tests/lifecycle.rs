@@ -93,7 +93,7 @@ pub(crate) async fn a_sink_that_hangs_takes_no_time_from_the_last_steps() -> Ver
     evoke.signal(Signal::TERM);
     let status = evoke.ended(Duration::from_secs(60)).await;
     assert_eq!(status.code(), Some(0), "{}", evoke.log().text());
-    assert_eq!((evoke.log().count("good bye"), evoke.log().count("drained")), (1, 1), "{}", evoke.log().text());
+    assert!(evoke.log().count("good bye") > 0 && evoke.log().count("drained") > 0, "{}", evoke.log().text());
     Ok(())
 }
 

@@ -80,7 +80,10 @@ impl Topics {
             ];
             self.make(cluster, wire, spec.partitions, &settings).await?;
         }
-        let partitions = cluster.partitions(wire).await?.unwrap_or_default();
+        // Not every broker may know a new topic at once, and one that is taken for empty has no place where a subscription could start.
+        let Some(partitions) = cluster.partitions(wire).await? else {
+            return Err(BusError::Unavailable(format!("topic {wire} is not known to every broker yet").into()));
+        };
         let partitions = u16::try_from(partitions).unwrap_or(u16::MAX);
         let mut drift = Vec::new();
         if partitions != spec.partitions {

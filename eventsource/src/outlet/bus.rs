@@ -7,7 +7,6 @@ use evoke_adapters::source::{Arrival, Malformed, Origin, Outlet, Settled, Unsett
 use evoke_api::names::TopicName;
 use evoke_eventbus::bus::{EventBus, Health, Partition};
 use evoke_eventbus::event::Event;
-use evoke_eventbus::subscription::Partitions;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join};
 use tokio::sync::watch;
@@ -27,7 +26,7 @@ pub struct BusOutlet {
     /// The topic, which is declared.
     pub topic: TopicName,
     /// Its partitions.
-    pub partitions: Partitions,
+    pub partitions: u16,
     /// Where what cannot be an event goes.
     pub letters: Letters,
     /// Shared with the other sources.
@@ -94,7 +93,7 @@ impl Outlet for BusOutlet {
             let place = self.budget.take(bytes).await;
             let count = events.len();
             let mut receipts = Vec::new();
-            for (index, events) in by_partition(events, self.partitions.now()) {
+            for (index, events) in by_partition(events, self.partitions) {
                 if events.is_empty() {
                     continue;
                 }

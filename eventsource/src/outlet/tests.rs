@@ -9,11 +9,10 @@ use evoke_adapters::source::{Arrival, Malformed, Origin, Outlet};
 use evoke_api::names::{ObjectName, SubscriptionId, TopicName};
 use evoke_delivery::plan::{DeliveryPolicy, Ordering};
 use evoke_delivery::sink::{Outcome, Sink};
-use evoke_eventbus::bus::{EventBus, From, Partition};
+use evoke_eventbus::bus::{EventBus, From, Partition, TopicSpec};
 use evoke_eventbus::embedded::{EmbeddedBus, EmbeddedOptions};
 use evoke_eventbus::event::Event;
 use evoke_eventbus::metrics::BusMetrics;
-use evoke_eventbus::subscription::{Settings, Subscriptions, metrics as subscription_metrics};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -62,10 +61,9 @@ async fn settled_means_that_events_and_dead_letters_are_on_the_bus() {
     options.max_event_bytes = 64 << 10;
     let bus: Arc<dyn EventBus> = EmbeddedBus::open(dir.path(), options).unwrap();
     let topic = TopicName::event(&origin().event_source, "orders");
-    let counted = subscription_metrics::Metrics::new(&Registry::new()).unwrap();
-    let subscriptions = Subscriptions::start(bus.clone(), Settings::default(), &counted);
-    subscriptions.declare_topic(&topic).await.unwrap();
-    subscriptions.declare_store(&TopicName::dead_letters()).await.unwrap();
+    for name in [topic.clone(), TopicName::dead_letters()] {
+        bus.declare(&TopicSpec { name, partitions: 1 }).await.unwrap();
+    }
     let metrics = metrics();
     let letters = Letters {
         sink: None,
@@ -77,7 +75,7 @@ async fn settled_means_that_events_and_dead_letters_are_on_the_bus() {
         health: bus.health(),
         bus: bus.clone(),
         topic: topic.clone(),
-        partitions: subscriptions.partitions(&topic),
+        partitions: 1,
         letters,
         budget: Budget::default(),
         metrics: metrics.clone(),
