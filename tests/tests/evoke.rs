@@ -202,7 +202,6 @@ fn main() -> ExitCode {
             wrong_usage_is_2_and_what_cannot_start_is_1,
             a_port_that_is_taken_is_named,
             the_drain_finishes_what_is_under_way,
-            a_sink_that_hangs_takes_no_time_from_the_last_steps,
             a_second_signal_ends_at_once_and_loses_nothing,
             ctrl_c_drains_as_sigterm_does,
             one_evoke_uses_a_data_directory,

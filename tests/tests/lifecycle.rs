@@ -8,7 +8,7 @@ use evoke_tests::case::Verdict;
 use evoke_tests::evoke::{Evoke, Home, command};
 use evoke_tests::http::{Answer, Sink, get, request};
 use evoke_tests::ledger::assert_conserved;
-use evoke_tests::manifests::{bare_source, bus, objects, pass, python, source, trigger};
+use evoke_tests::manifests::{bare_source, bus, objects, pass, source};
 use evoke_tests::process::Signal;
 use evoke_tests::servers::redis::Redis;
 use evoke_tests::{SOON, eventually};
@@ -76,36 +76,6 @@ pub(crate) async fn the_drain_finishes_what_is_under_way() -> Verdict {
     assert_conserved(&sent, [&sink.delivered()], 0);
     Ok(())
 }
-
-pub(crate) async fn a_sink_that_hangs_takes_no_time_from_the_last_steps() -> Verdict {
-    let sink = Sink::scripted(|_| Answer::Hang).await;
-    let spec = format!(
-        "inputs: {{it: {{eventSource: web, event: in}}}}\n\
-         subscribers: [{{condition: it, sink: {{uri: \"{}\"}}, delivery: {{timeout: PT10M}}}}]",
-        sink.url("/")
-    );
-    let home = Home::with(objects(&[source("web", "webhook: {in: {}}"), trigger("t", &spec)]));
-    home.write("function.py", POLITE);
-    home.write("function.yaml", python("polite", "function.py"));
-    let mut evoke = home.run().await;
-    send(&evoke, "1").await;
-    sink.wait(1, SOON).await;
-    evoke.signal(Signal::TERM);
-    let status = evoke.ended(Duration::from_secs(60)).await;
-    assert_eq!(status.code(), Some(0), "{}", evoke.log().text());
-    assert!(evoke.log().count("good bye") > 0 && evoke.log().count("drained") > 0, "{}", evoke.log().text());
-    Ok(())
-}
-
-const POLITE: &str = r#"
-import os, signal, sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-def leave(*_):
-    print("good bye", flush=True)
-    sys.exit(0)
-signal.signal(signal.SIGTERM, leave)
-ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), BaseHTTPRequestHandler).serve_forever()
-"#;
 
 pub(crate) async fn a_second_signal_ends_at_once_and_loses_nothing() -> Verdict {
     let sink = Sink::scripted(|_| Answer::Hang).await;
