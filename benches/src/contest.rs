@@ -14,6 +14,7 @@ use crate::bus_side;
 use crate::loops::{WARM, closed, drain, open};
 use crate::measure::{Measured, Outcome, median, percentile};
 use crate::pipeline::{self, ORDERED_TARGET};
+use crate::promises::Promises;
 use crate::sides::{BATCH, Broker, Ends, events};
 use crate::tool::Tooled;
 
@@ -42,15 +43,16 @@ pub async fn run<B: Broker>(broker: &B, scale: f64) -> Outcome<()> {
     contest.open(&sizes).await?;
     pipeline::subscribers(&contest.bus, Some(broker.server())).await?;
     let ordered = pipeline::ordered(&contest.bus).await?;
-    let ratios =
-        |of: fn(&Size) -> f64| sizes.iter().map(|size| format!("{:.2}", of(size))).collect::<Vec<_>>().join(", ");
-    println!("\nat 256 B, 1 KiB, 16 KiB (target {TARGET} each):");
-    println!("bus / {}, publish + consume + ack: {}", B::CLIENT, ratios(|size| size.ratio));
-    println!("bus / {}, publish + plain read without acks: {}", B::CLIENT, ratios(|size| size.unacked_ratio));
-    println!("{} / {}: {}", B::CLIENT, B::TOOL, ratios(|size| size.tool_ratio.get()));
-    println!("ordered by key, 4 keys: {ordered:.0} times Knative's rate (target {ORDERED_TARGET})");
     contest.bus.close().await?;
-    Ok(())
+    println!();
+    let (client, mut promises) = (B::CLIENT, Promises::default());
+    for Size { bytes, ratio, unacked_ratio, tool_ratio, .. } in &sizes {
+        promises.at_least(format!("bus / {client}, publish + consume + ack of {bytes} bytes"), *ratio, TARGET);
+        println!("bus / {client} that reads plainly, without acks, {bytes} bytes: {unacked_ratio:.2}");
+        promises.at_least(format!("{client} / {}, {bytes} bytes", B::TOOL), tool_ratio.get(), TARGET);
+    }
+    promises.at_least("ordered by key, 4 keys, times Knative's rate", ordered, ORDERED_TARGET);
+    promises.end()
 }
 
 struct Contest<'a, B> {

@@ -8,6 +8,7 @@
 //! | [`loops`] | what both sides are put through |
 //! | [`contest`] | everything that is said of a bus beside its broker's client |
 //! | [`pipeline`] | events through Triggers and lanes: many subscribers, order by key |
+//! | [`promises`] | what is promised beside what was found |
 //! | [`tool`] | the brokers' own perf tools |
 //! | [`fast_sink`] | an HTTP sink that costs little |
 
@@ -17,5 +18,6 @@ pub mod fast_sink;
 pub mod loops;
 pub mod measure;
 pub mod pipeline;
+pub mod promises;
 pub mod sides;
 pub mod tool;

@@ -23,6 +23,7 @@ use evoke_eventbus::subscription::metrics as subscription_metrics;
 use evoke_eventbus::subscription::{Settings, Subscriptions};
 use evoke_tests::process::Pid;
 use evoke_trigger::plan::{TriggerPlan, plan};
+use evoke_trigger::shared::Readings;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use prometheus::Registry;
@@ -43,7 +44,7 @@ const OF_DATA: &str = "event.type == \"order\" && event.data.amount > AMOUNT.5";
 /// What Knative reaches in order with four keys, in events a second.
 const KNATIVE: f64 = 250.0;
 /// What the project promises with four keys, as a multiple of that.
-pub const ORDERED_TARGET: usize = 20;
+pub const ORDERED_TARGET: f64 = 20.0;
 const KEYS: [usize; 4] = [4, 16, 64, 256];
 /// So many at once, so that no key waits for another.
 const ORDERED_IN_FLIGHT: usize = 256;
@@ -77,7 +78,7 @@ impl Lanes {
         let registry = Registry::new();
         let counted = subscription_metrics::Metrics::new(&registry)?;
         let subscriptions = Subscriptions::start(Arc::clone(bus), Settings::default(), &counted);
-        let (metrics, selectors) = (Metrics::new(&registry)?, plan.selectors());
+        let (metrics, selectors) = (Metrics::new(&registry)?, plan.selectors(&Readings::default()));
         let (stop, abort, mut lanes) = (CancellationToken::new(), CancellationToken::new(), JoinSet::new());
         let topic = plan.inputs.first().map(|input| input.topic.clone()).ok_or("a Trigger without inputs")?;
         for (subscriber, selector) in plan.subscribers.drain(..).zip(selectors) {

@@ -18,7 +18,9 @@
 //! 5. **Time never goes back** within a partition: `appended` is the time of append, not the event's own.
 //! 6. **A position that is gone is an error**, never a silent jump: [`BusError::Trimmed`] below the log, [`BusError::Ahead`]
 //!    beyond its end; or a gap that a batch names, where a bus deletes while it is read.
-//! 7. **State** is durable when [`EventBus::store`] resolves; [`EventBus::load`] sees every store that resolved before it.
+//! 7. **A repeat may be stored once**: an event that is published again, known by its source and id. One that is passed on for several
+//!    reasons, each with a name of its own ([`EventBus::pass_on`]), is stored for each of them.
+//! 8. **State** is durable when [`EventBus::store`] resolves; [`EventBus::load`] sees every store that resolved before it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,6 +36,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::event::Event;
+use crate::note::Note;
 
 /// One boxed future a call, that is, a batch: none is made per event.
 pub type Fut<'a, T> = BoxFuture<'a, Result<T, BusError>>;
@@ -83,6 +86,15 @@ pub struct Record {
     pub appended: SystemTime,
     /// The event.
     pub event: Event,
+    /// What its readers have made of it.
+    pub note: Note,
+}
+
+impl Record {
+    /// A record that nobody has read yet.
+    pub fn new(at: Position, appended: SystemTime, event: Event) -> Self {
+        Self { at, appended, event, note: Note::default() }
+    }
 }
 
 /// What a reader gave: some records, and where to go on.
@@ -244,6 +256,12 @@ pub trait EventBus: Send + Sync + fmt::Debug + 'static {
     /// Resolves when the events are accepted (there was room); the receipt when they are durable. Dropping the receipt does not
     /// undo anything.
     fn publish<'a>(&'a self, to: &'a Partition, events: Vec<Event>) -> Fut<'a, Receipt>;
+
+    /// [`EventBus::publish`] of events that others may publish too: `by` names who does it, and what for. Only where that is the same
+    /// may the bus take one for a repeat of another.
+    fn pass_on<'a>(&'a self, to: &'a Partition, events: Vec<Event>, _by: &'a Arc<str>) -> Fut<'a, Receipt> {
+        self.publish(to, events)
+    }
 
     /// Opens a reader that holds at most `prefetch_bytes` it was not asked for.
     ///

@@ -5,6 +5,7 @@
 //! | [`event`] | a CloudEvent as evoke carries it: one buffer, read in place |
 //! | [`codec`] | CloudEvents over HTTP, Kafka, NATS and JSON, without re-encoding data |
 //! | [`bus`] | `trait EventBus`, its contract, and the words it uses |
+//! | [`note`] | what the readers of a record share beside it |
 //! | [`arrival`] | whether a bus has been there yet |
 //! | [`subscription`] | who has read and finished what, shared reading, trimming |
 //! | [`embedded`] | the bus inside the process, on the local disk |
@@ -31,6 +32,7 @@ pub mod jetstream;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod metrics;
+pub mod note;
 pub mod open;
 pub mod plan;
 mod queued;

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! A slot is resolved when the evaluation comes to it, from the event itself or from the one pass over its JSON that all
-//! conditions of a Trigger share. The common shapes (logic, comparisons of a slot) are evaluated here; everything else is
+//! conditions over its topic share. The common shapes (logic, comparisons of a slot) are evaluated here; everything else is
 //! left to the `cel` crate, with the slots as its variables.
 
 mod budget;

@@ -9,17 +9,21 @@
 //! the same today and in a replay. As topics are merged, an input's latest event may lie a little after the one at hand; it
 //! counts within the same span.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use evoke_eventbus::bus::Record;
 use evoke_eventbus::event::Event;
 
+use crate::json::Tree;
 use crate::reading::Reading;
 
 /// The latest event of each input.
 #[derive(Debug)]
-pub struct Window {
+pub(crate) struct Window {
     span: Duration,
+    /// What is read of the events.
+    tree: Arc<Tree>,
     inputs: Box<[Latest]>,
 }
 
@@ -32,25 +36,26 @@ struct Latest {
 }
 
 impl Window {
-    /// No input has arrived yet. `kept` says of each input whether its event is read beyond having arrived.
-    pub fn new(span: Duration, kept: impl IntoIterator<Item = bool>) -> Self {
+    /// No input has arrived yet. Events are read along `tree`; `kept` says of each input whether its event is read beyond having
+    /// arrived.
+    pub(crate) fn new(span: Duration, tree: &Arc<Tree>, kept: impl IntoIterator<Item = bool>) -> Self {
         let inputs = kept.into_iter().map(|kept| Latest { kept, at: None, event: None }).collect();
-        Self { span, inputs }
+        Self { span, tree: Arc::clone(tree), inputs }
     }
 
     /// An event of an input.
-    pub fn arrive(&mut self, input: usize, record: &Record) {
+    pub(crate) fn arrive(&mut self, input: usize, record: &Record) {
         let Some(latest) = self.inputs.get_mut(input) else { return };
         // After a restart partitions are merged anew: the later one by time wins either way.
         if latest.at.is_some_and(|at| at > record.appended) {
             return;
         }
         latest.at = Some(record.appended);
-        latest.event = latest.kept.then(|| Reading::new(detached(&record.event)));
+        latest.event = latest.kept.then(|| Reading::new(detached(&record.event), &self.tree));
     }
 
     /// True when an input's latest event lies within the span around `at`, on either side.
-    pub fn has_arrived(&self, input: usize, at: SystemTime) -> bool {
+    pub(crate) fn has_arrived(&self, input: usize, at: SystemTime) -> bool {
         self.inputs.get(input).and_then(|latest| latest.at).is_some_and(|latest| {
             let apart = latest.duration_since(at).unwrap_or_else(|earlier| earlier.duration());
             apart <= self.span
@@ -84,12 +89,12 @@ mod tests {
 
     fn record(millis: u64, id: &str) -> Record {
         let event = Event::builder(id, "/s", "t").build().unwrap();
-        Record { at: Position(0), appended: at(millis), event }
+        Record::new(Position(0), at(millis), event)
     }
 
     #[test]
     fn an_input_counts_for_a_minute_on_either_side() {
-        let mut window = Window::new(JOIN_WINDOW, [false]);
+        let mut window = Window::new(JOIN_WINDOW, &Arc::default(), [false]);
         assert!(!window.has_arrived(0, at(0)));
         window.arrive(0, &record(100_000, "1"));
         for (millis, expected) in [(39_999, false), (40_000, true), (100_000, true), (160_000, true), (160_001, false)]
@@ -101,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_latest_event_is_kept_whatever_the_order_of_arrival() {
-        let mut window = Window::new(JOIN_WINDOW, [true, false]);
+        let mut window = Window::new(JOIN_WINDOW, &Arc::default(), [true, false]);
         let id = |window: &Window| window.reading(0).map(|r| r.event().id().to_owned());
         for (millis, arriving, latest) in [(5, "a", "a"), (9, "b", "b"), (7, "c", "b"), (9, "d", "d")] {
             window.arrive(0, &record(millis, arriving));
@@ -113,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_kept_event_does_not_hold_its_batch() {
-        let mut window = Window::new(JOIN_WINDOW, [true]);
+        let mut window = Window::new(JOIN_WINDOW, &Arc::default(), [true]);
         let record = record(1, "1");
         window.arrive(0, &record);
         let kept = window.reading(0).unwrap().event();
@@ -145,7 +150,7 @@ mod tests {
     proptest! {
         #[test]
         fn follows_openfunction(steps in prop::collection::vec((0..3usize, 0..40_000u64), 1..60)) {
-            let (mut handler, mut window, mut now) = (Handler::default(), Window::new(JOIN_WINDOW, [true; 3]), 0);
+            let (mut handler, mut window, mut now) = (Handler::default(), Window::new(JOIN_WINDOW, &Arc::default(), [true; 3]), 0);
             for (input, pause) in steps {
                 now += pause;
                 let expected = handler.handle(now, input);
@@ -159,7 +164,7 @@ mod tests {
         #[test]
         fn the_order_of_merging_does_not_matter(mut times in prop::collection::vec(0..200_000u64, 1..20), seed in any::<u64>()) {
             let judge = |times: &[u64]| {
-                let mut window = Window::new(JOIN_WINDOW, [true]);
+                let mut window = Window::new(JOIN_WINDOW, &Arc::default(), [true]);
                 times.iter().for_each(|t| window.arrive(0, &record(*t, &t.to_string())));
                 let latest = window.reading(0).map(|r| r.event().id().to_owned());
                 (latest, (0..200).map(|s| window.has_arrived(0, at(s * 1_000))).collect::<Vec<_>>())

@@ -4,15 +4,16 @@
 //! | --- | --- |
 //! | [`plan`] | a Trigger, validated, or everything that is wrong with it |
 //! | [`condition`] | a CEL condition, compiled once and evaluated lazily |
-//! | [`join`] | which inputs count as arrived when an event is judged |
+//! | [`shared`] | what conditions over one topic share, so that an event's data is parsed once |
+//! | `join` | which inputs count as arrived when an event is judged |
 //! | [`runtime`] | a Trigger at work: one lane a subscriber |
 
 pub mod condition;
-pub mod join;
+mod join;
 mod json;
 pub mod plan;
 mod reading;
 pub mod runtime;
 mod selector;
-mod shared;
+pub mod shared;
 mod value;

@@ -12,7 +12,7 @@ use evoke_eventbus::subscription::start::Start;
 
 use crate::condition::{Condition, closest};
 use crate::selector::ConditionSelector;
-use crate::shared::Shared;
+use crate::shared::Readings;
 
 mod inputs;
 mod subscribers;
@@ -53,21 +53,17 @@ pub struct SubscriberPlan {
 }
 
 impl TriggerPlan {
-    /// What decides for each subscriber which events it gets, in the order of [`TriggerPlan::subscribers`]. An event's data is
-    /// parsed once for all of them.
-    pub fn selectors(&self) -> Vec<Box<dyn Selector>> {
-        let shared = self.shared();
-        self.subscribers.iter().map(|subscriber| subscriber.selector(&shared)).collect()
-    }
-
-    pub(crate) fn shared(&self) -> Arc<Shared> {
-        Arc::new(Shared::new(self.subscribers.iter().map(|subscriber| &subscriber.condition)))
+    /// What decides for each subscriber which events it gets, in the order of [`TriggerPlan::subscribers`].
+    pub fn selectors(&self, readings: &Readings) -> Vec<Box<dyn Selector>> {
+        self.subscribers.iter().map(|subscriber| subscriber.selector(readings)).collect()
     }
 }
 
 impl SubscriberPlan {
-    pub(crate) fn selector(&self, shared: &Arc<Shared>) -> Box<dyn Selector> {
-        Box::new(ConditionSelector::new(self.condition.clone(), self.inputs.clone(), Arc::clone(shared)))
+    /// What decides which events it gets. An event's data is parsed once for all whose `readings` are the same.
+    pub fn selector(&self, readings: &Readings) -> Box<dyn Selector> {
+        let topics = self.subscription.topics.iter().zip(&self.inputs);
+        Box::new(ConditionSelector::new(self.condition.clone(), topics, readings))
     }
 }
 

@@ -1,7 +1,7 @@
 //! One event, read as far as conditions need it, and at most once.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use cel_interpreter::common::types::{CelMap, CelMapKey, CelString};
 use cel_interpreter::common::value::Val;
@@ -9,12 +9,19 @@ use chrono::DateTime;
 use evoke_eventbus::event::Event;
 
 use crate::json::{self, Datum, Node, Tree};
+use crate::shared::{Kept, Share};
 use crate::value::{self, Container, Value};
 
-/// An event and what was read of its data so far. All readings of one Trigger are made with the same [`Tree`].
+/// What one value of a list or map takes, in bytes, more or less.
+const VALUE_BYTES: usize = 64;
+
+/// An event and what was read of its data so far, along the paths of a [`Tree`].
 #[derive(Debug)]
 pub(crate) struct Reading {
     event: Event,
+    tree: Arc<Tree>,
+    /// What of it counts where it is kept for others.
+    share: Option<Share>,
     data: OnceLock<Data>,
     whole: OnceLock<Made>,
 }
@@ -70,8 +77,18 @@ enum Format {
 
 impl Reading {
     /// Reads nothing yet.
-    pub(crate) fn new(event: Event) -> Self {
-        Self { event, data: OnceLock::new(), whole: OnceLock::new() }
+    pub(crate) fn new(event: Event, tree: &Arc<Tree>) -> Self {
+        Self { event, tree: Arc::clone(tree), share: None, data: OnceLock::new(), whole: OnceLock::new() }
+    }
+
+    /// One that is kept for others.
+    pub(crate) fn kept(event: Event, tree: &Arc<Tree>, kept: &Arc<Kept>) -> Self {
+        Self { share: Some(Share::of(kept, tree)), ..Self::new(event, tree) }
+    }
+
+    /// The paths that it is read along.
+    pub(crate) fn tree(&self) -> &Arc<Tree> {
+        &self.tree
     }
 
     /// The event.
@@ -79,12 +96,12 @@ impl Reading {
         &self.event
     }
 
-    /// The data, or what is in it at a node of `tree`.
+    /// The data, or what is in it at a node of the tree.
     ///
     /// # Errors
     /// [`Unreadable`], also for JSON that is malformed elsewhere.
-    pub(crate) fn data(&self, tree: &Tree, node: Node) -> Read<'_> {
-        match self.parsed(tree) {
+    pub(crate) fn data(&self, node: Node) -> Read<'_> {
+        match self.parsed() {
             Data::None if node == Node::ROOT => Ok(Value::Null),
             Data::Text if node == Node::ROOT => Ok(Value::Text(text(self.event.data_slice()))),
             Data::Bytes if node == Node::ROOT => Ok(Value::Bytes(self.event.data_slice())),
@@ -94,12 +111,12 @@ impl Reading {
         }
     }
 
-    /// Whether the data holds a key at a node of `tree`, which must be below another one.
+    /// Whether the data holds a key at a node of the tree, which must be below another one.
     ///
     /// # Errors
     /// [`Unreadable`] when what should hold the key is not there or holds no keys, as `has()` does.
-    pub(crate) fn has_data(&self, tree: &Tree, node: Node, parent: Node) -> Result<bool, Unreadable> {
-        match self.parsed(tree) {
+    pub(crate) fn has_data(&self, node: Node, parent: Node) -> Result<bool, Unreadable> {
+        match self.parsed() {
             Data::Json(json) => match (json.found.get(parent.index()), json.found.get(node.index())) {
                 (Some(Datum::Object(..)), Some(Datum::Missing)) => Ok(false),
                 (Some(Datum::Object(..)), Some(_)) => Ok(true),
@@ -125,18 +142,26 @@ impl Reading {
                 let places = json.containers.get_or_init(|| json.found.iter().map(|_| OnceLock::new()).collect());
                 let place = places.get(node.index()).ok_or(Unreadable::Missing)?;
                 let made = place.get_or_init(|| {
-                    value::build(self.part(*from, *to)).map(Container::new).map_err(|_| Unreadable::OutOfRange)
+                    let built = value::build(self.part(*from, *to)).map_err(|_| Unreadable::OutOfRange)?;
+                    Ok(self.counted(Container::new(built)))
                 });
                 made.as_ref().map(Value::Container).map_err(Clone::clone)
             }
         }
     }
 
+    fn counted(&self, made: Container) -> Container {
+        if let Some(share) = &self.share {
+            share.grow(usize::try_from(made.weight).unwrap_or(usize::MAX).saturating_mul(VALUE_BYTES));
+        }
+        made
+    }
+
     fn part(&self, from: u32, to: u32) -> &str {
         text(self.event.data_slice().get(from as usize..to as usize).unwrap_or_default())
     }
 
-    fn parsed(&self, tree: &Tree) -> &Data {
+    fn parsed(&self) -> &Data {
         self.data.get_or_init(|| {
             let data = self.event.data_slice();
             let format = Format::of(self.event.content_type());
@@ -156,7 +181,7 @@ impl Reading {
             if format == Format::Text {
                 return Data::Text;
             }
-            match json::read(text, tree) {
+            match json::read(text, &self.tree) {
                 Ok(found) => Data::Json(Json { found, containers: OnceLock::new() }),
                 Err(_) if format == Format::Unknown => Data::Bytes,
                 Err(why) => Data::Unreadable(Unreadable::NoJson(why)),
@@ -176,14 +201,14 @@ impl Reading {
     ///
     /// # Errors
     /// [`Unreadable`] when any of it is.
-    pub(crate) fn whole(&self, tree: &Tree) -> Read<'_> {
+    pub(crate) fn whole(&self) -> Read<'_> {
         let made = self.whole.get_or_init(|| {
             let mut members: HashMap<CelMapKey<'static>, Box<dyn Val>> = HashMap::new();
             for (name, _) in self.event.attributes().chain([("specversion", "")]) {
                 members.insert(CelMapKey::from(name.to_owned()), self.attribute(name)?.to_owned());
             }
-            members.insert(CelMapKey::String(CelString::from("data")), self.data(tree, Node::ROOT)?.to_owned());
-            Ok(Container::new(Box::new(CelMap::from(members))))
+            members.insert(CelMapKey::String(CelString::from("data")), self.data(Node::ROOT)?.to_owned());
+            Ok(self.counted(Container::new(Box::new(CelMap::from(members)))))
         });
         made.as_ref().map(Value::Container).map_err(Clone::clone)
     }
@@ -247,14 +272,18 @@ mod tests {
     use super::*;
     use crate::json::Step;
 
-    fn reading<'a>(content_type: Option<&'a str>, data: impl Into<evoke_eventbus::event::Data<'a>>) -> Reading {
+    fn reading<'a>(
+        tree: &Arc<Tree>,
+        content_type: Option<&'a str>,
+        data: impl Into<evoke_eventbus::event::Data<'a>>,
+    ) -> Reading {
         let event = Event::builder("1", "/s", "t")
             .attribute_if("datacontenttype", content_type)
             .attribute("time", "2024-02-03T04:05:06.7+01:00")
             .data(data)
             .build()
             .unwrap();
-        Reading::new(event)
+        Reading::new(event, tree)
     }
 
     fn shown(read: Read<'_>) -> String {
@@ -267,7 +296,7 @@ mod tests {
     #[test]
     fn data_is_what_its_content_type_says() {
         let path = [Step::Key("a".into())];
-        let tree = Tree::new([path.as_slice()]);
+        let tree = Arc::new(Tree::new([path.as_slice()]));
         let a = tree.find(&path).unwrap();
         for (content_type, data, whole, at_a) in [
             (Some("application/json"), r#"{"a":1}"#, "container of 3", "Ok(Int(1))"),
@@ -288,17 +317,17 @@ mod tests {
                 "Err(NoJson(Malformed { at: 6, what: \"neither comma nor brace after a member\" }))",
             ),
         ] {
-            let reading = reading(content_type, data);
-            assert_eq!(shown(reading.data(&tree, Node::ROOT)), whole, "{content_type:?} {data}");
-            assert_eq!(shown(reading.data(&tree, a)), at_a, "{content_type:?} {data}");
+            let reading = reading(&tree, content_type, data);
+            assert_eq!(shown(reading.data(Node::ROOT)), whole, "{content_type:?} {data}");
+            assert_eq!(shown(reading.data(a)), at_a, "{content_type:?} {data}");
         }
     }
 
     #[test]
     fn bytes_that_are_no_text() {
-        let tree = Tree::new([]);
+        let tree = Arc::new(Tree::new([]));
         let invalid = bytes::Bytes::from_static(&[0x22, 0xFF, 0x22]);
-        let data = |content_type| shown(reading(content_type, invalid.clone()).data(&tree, Node::ROOT));
+        let data = |content_type| shown(reading(&tree, content_type, invalid.clone()).data(Node::ROOT));
         assert_eq!(data(None), "Ok(Bytes([34, 255, 34]))");
         assert_eq!(data(Some("text/plain")), "Err(NoText)");
         assert!(data(Some("application/json")).starts_with("Err(NoJson"));
@@ -306,7 +335,7 @@ mod tests {
 
     #[test]
     fn attributes_are_text_but_time() {
-        let reading = reading(None, "");
+        let reading = reading(&Arc::default(), None, "");
         assert_eq!(shown(reading.attribute("id")), "Ok(Text(\"1\"))");
         assert_eq!(shown(reading.attribute("specversion")), "Ok(Text(\"1.0\"))");
         assert_eq!(shown(reading.attribute("time")), "Ok(Time(2024-02-03T04:05:06.700+01:00))");
@@ -318,9 +347,9 @@ mod tests {
     #[test]
     fn a_text_that_is_escaped_or_not_is_the_same_text() {
         let paths = [[Step::Key("a".into())], [Step::Key("b".into())]];
-        let tree = Tree::new(paths.iter().map(<[Step; 1]>::as_slice));
-        let reading = reading(Some("application/json"), r#"{"a":"x\u0079z/ü","b":"xyz\/ü"}"#);
-        let at = |i: usize| match reading.data(&tree, tree.find(&paths[i]).unwrap()) {
+        let tree = Arc::new(Tree::new(paths.iter().map(<[Step; 1]>::as_slice)));
+        let reading = reading(&tree, Some("application/json"), r#"{"a":"x\u0079z/ü","b":"xyz\/ü"}"#);
+        let at = |i: usize| match reading.data(tree.find(&paths[i]).unwrap()) {
             Ok(Value::Text(text)) => text.to_owned(),
             other => panic!("{other:?}"),
         };

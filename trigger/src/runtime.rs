@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use evoke_api::names::{ObjectName, SubscriptionId};
@@ -16,15 +16,13 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::plan::{SubscriberPlan, TriggerPlan};
-use crate::shared::Shared;
+use crate::shared::Readings;
 
-/// How long an idle Trigger may hold on to the events that it read last.
-const SWEEP: Duration = Duration::from_secs(1);
 /// How long a lane may take to wind up once its deliveries are cut short.
 const ABORTED: Duration = Duration::from_secs(3);
 
@@ -37,6 +35,8 @@ pub struct Surroundings {
     pub sinks: Sinks,
     /// What deliveries are counted with.
     pub metrics: Metrics,
+    /// What conditions share.
+    pub readings: Readings,
 }
 
 /// Makes sure that every subscriber has a durable position and every topic exists. To be called for all Triggers before any
@@ -57,9 +57,9 @@ pub struct Trigger {
     name: ObjectName,
     surroundings: Surroundings,
     lanes: Vec<Running>,
+    /// Lanes that were told to end, and have not been seen to.
+    ending: Vec<Running>,
     tasks: TaskTracker,
-    sweepers: CancellationToken,
-    _sweepers_end: DropGuard,
     ended: watch::Sender<u64>,
 }
 
@@ -68,7 +68,8 @@ struct Running {
     plan: SubscriberPlan,
     progress: Progress,
     end: End,
-    stop: DropGuard,
+    /// None once it was told to end.
+    stop: Option<DropGuard>,
     abort: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -95,14 +96,12 @@ impl Trigger {
     /// # Errors
     /// [`SinkError`]; nothing is started then.
     pub fn start(plan: &TriggerPlan, surroundings: Surroundings) -> Result<Self, SinkError> {
-        let sweepers = CancellationToken::new();
         let mut trigger = Self {
             name: plan.name.clone(),
             surroundings,
             lanes: Vec::new(),
+            ending: Vec::new(),
             tasks: TaskTracker::new(),
-            _sweepers_end: sweepers.clone().drop_guard(),
-            sweepers,
             ended: watch::channel(0).0,
         };
         let new = trigger.prepare(plan, |_| true)?;
@@ -111,7 +110,8 @@ impl Trigger {
     }
 
     /// Goes on with another plan of the same Trigger: subscribers that are the same in both are not touched. The others end
-    /// first, by `deadline`, so that no two lanes ever write one position. [`declare`] comes before.
+    /// first, by `deadline`, so that no two lanes ever write one position. [`declare`] comes before. Where it is cancelled, all that can be
+    /// done is to stop the Trigger, which waits for those as well.
     ///
     /// # Errors
     /// [`SinkError`]; nothing is changed then.
@@ -121,7 +121,8 @@ impl Trigger {
         let (kept, gone): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.lanes).into_iter().partition(|lane| plan.subscribers.contains(&lane.plan));
         self.lanes = kept;
-        end(gone, deadline).await;
+        self.ending.extend(gone);
+        end(&mut self.ending, deadline).await;
         self.launch(new);
         Ok(())
     }
@@ -131,29 +132,23 @@ impl Trigger {
         &self,
         plan: &TriggerPlan,
         wanted: impl Fn(&SubscriberPlan) -> bool,
-    ) -> Result<Vec<(SubscriberPlan, Supervisor, Arc<Shared>)>, SinkError> {
-        let Surroundings { subscriptions, sinks, metrics } = &self.surroundings;
-        let shared = plan.shared();
+    ) -> Result<Vec<(SubscriberPlan, Supervisor)>, SinkError> {
+        let Surroundings { subscriptions, sinks, metrics, readings } = &self.surroundings;
         let lane = |subscriber: &SubscriberPlan| {
             let outputs = sinks.outputs(&subscriber.subscription)?;
             let subscription = Arc::new(subscriber.subscription.clone());
-            let (of, with) = (subscriber.clone(), Arc::clone(&shared));
+            let (of, with) = (subscriber.clone(), readings.clone());
             let selector: SelectorFactory = Box::new(move || of.selector(&with));
             // What reads several topics may join them: that takes all of them in one place.
             let share = (Group::trigger(&plan.name), subscription.topics.len() > 1);
             let lane = Supervisor::new(subscriptions.clone(), subscription, outputs, selector, metrics, share);
-            Ok((subscriber.clone(), lane, Arc::clone(&shared)))
+            Ok((subscriber.clone(), lane))
         };
         plan.subscribers.iter().filter(|subscriber| wanted(subscriber)).map(lane).collect()
     }
 
-    fn launch(&mut self, lanes: Vec<(SubscriberPlan, Supervisor, Arc<Shared>)>) {
-        if let Some((_, _, shared)) = lanes.first()
-            && shared.remembers()
-        {
-            self.tasks.spawn(sweep(Arc::downgrade(shared), self.sweepers.clone()));
-        }
-        for (plan, lane, _) in lanes {
+    fn launch(&mut self, lanes: Vec<(SubscriberPlan, Supervisor)>) {
+        for (plan, lane) in lanes {
             let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
             let (progress, end) = (lane.progress(), End::default());
             let task = self.tasks.spawn(follow(
@@ -163,7 +158,7 @@ impl Trigger {
                 Arc::clone(&end),
                 self.ended.clone(),
             ));
-            self.lanes.push(Running { plan, progress, end, stop: stop.drop_guard(), abort, task });
+            self.lanes.push(Running { plan, progress, end, stop: Some(stop.drop_guard()), abort, task });
         }
     }
 
@@ -201,9 +196,9 @@ impl Trigger {
 
     /// Stops reading, lets deliveries finish until `deadline`, then cuts them short, and waits for all of it. What was not finished
     /// is delivered again by the next run.
-    pub async fn stop(self, deadline: Instant) {
-        end(self.lanes, deadline).await;
-        self.sweepers.cancel();
+    pub async fn stop(mut self, deadline: Instant) {
+        self.ending.append(&mut self.lanes);
+        end(&mut self.ending, deadline).await;
         self.tasks.close();
         self.tasks.wait().await;
     }
@@ -233,40 +228,24 @@ fn told(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
-/// Ends lanes, all at once.
-async fn end(lanes: Vec<Running>, deadline: Instant) {
-    let mut ending = Vec::with_capacity(lanes.len());
-    for Running { stop, abort, task, plan, .. } in lanes {
-        drop(stop);
-        ending.push((abort, task, plan.subscription.id));
-    }
-    let mut late = Vec::new();
-    for (abort, mut task, id) in ending {
-        if timeout_at(deadline, &mut task).await.is_err() {
-            tracing::warn!(subscriber = %id, "deliveries are cut short and will be repeated");
-            abort.cancel();
-            late.push((task, id));
+/// Ends lanes, all at once. Where it is cancelled, they are still there, and are ending.
+async fn end(lanes: &mut Vec<Running>, deadline: Instant) {
+    lanes.iter_mut().for_each(|lane| drop(lane.stop.take()));
+    for lane in lanes.iter_mut().filter(|lane| !lane.task.is_finished()) {
+        if timeout_at(deadline, &mut lane.task).await.is_err() {
+            let subscriber = &lane.plan.subscription.id;
+            tracing::warn!(%subscriber, "deliveries are cut short and will be repeated");
+            lane.abort.cancel();
         }
     }
     let deadline = Instant::now() + ABORTED;
-    for (mut task, id) in late {
-        if timeout_at(deadline, &mut task).await.is_err() {
-            tracing::warn!(subscriber = %id, "the lane does not end and is dropped");
-            task.abort();
+    for lane in lanes.iter_mut().filter(|lane| !lane.task.is_finished()) {
+        if timeout_at(deadline, &mut lane.task).await.is_err() {
+            tracing::warn!(subscriber = %lane.plan.subscription.id, "the lane does not end and is dropped");
+            lane.task.abort();
         }
     }
-}
-
-/// Has an idle Trigger let go of the events that it read last.
-async fn sweep(shared: Weak<Shared>, stop: CancellationToken) {
-    let mut ticks = interval(SWEEP);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        match shared.upgrade() {
-            Some(shared) => shared.sweep(),
-            None => return,
-        }
-    }
+    lanes.clear();
 }
 
 #[cfg(test)]

@@ -6,46 +6,63 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use evoke_api::limits::JOIN_WINDOW;
+use evoke_api::names::TopicName;
 use evoke_delivery::subscription::{Selector, Verdict};
 use evoke_eventbus::bus::Record;
-use evoke_eventbus::event::Event;
 use evoke_eventbus::subscription::ledger::hash;
 
 use crate::condition::{AtHand, Binding, Condition, Evaluation, Inputs, Outcome, Presence};
 use crate::join::Window;
-use crate::shared::Shared;
+use crate::json::Tree;
+use crate::shared::{Member, Readings};
 
 /// A condition with the memory that it needs: none where it only speaks of the event at hand.
 pub(crate) struct ConditionSelector {
     condition: Condition,
+    topics: Vec<Topic>,
+    /// For the events in the window.
     binding: Binding,
-    shared: Arc<Shared>,
-    topics: Vec<Vec<usize>>,
     window: Option<Window>,
+}
+
+struct Topic {
+    /// Which inputs its events are.
+    inputs: Vec<usize>,
+    member: Member,
 }
 
 impl ConditionSelector {
     /// A selector over topics, of each of which `topics` says which inputs its events are.
-    pub(crate) fn new(condition: Condition, topics: Vec<Vec<usize>>, shared: Arc<Shared>) -> Self {
-        let binding = Binding::new(&condition, shared.tree());
+    pub(crate) fn new<'a>(
+        condition: Condition,
+        topics: impl IntoIterator<Item = (&'a TopicName, &'a Vec<usize>)>,
+        readings: &Readings,
+    ) -> Self {
+        let tree = Arc::new(Tree::new(condition.paths().iter().map(Vec::as_slice)));
+        let binding = Binding::new(&condition, &tree);
+        let topic = |(name, inputs): (&TopicName, &Vec<usize>)| Topic {
+            inputs: inputs.clone(),
+            member: readings.join(name, &condition),
+        };
+        let topics: Vec<_> = topics.into_iter().map(topic).collect();
         let named = condition.named_inputs();
-        let window = needs_window(&named, &topics).then(|| {
+        let window = needs_window(&named, topics.len()).then(|| {
             let inputs = named.last().map_or(0, |last| last + 1);
-            Window::new(JOIN_WINDOW, (0..inputs).map(|input| condition.reads_input(input)))
+            Window::new(JOIN_WINDOW, &tree, (0..inputs).map(|input| condition.reads_input(input)))
         });
-        Self { condition, binding, shared, topics, window }
+        Self { condition, topics, binding, window }
     }
 
     fn arrive(&mut self, topic: usize, record: &Record) {
-        if let (Some(window), Some(inputs)) = (&mut self.window, self.topics.get(topic)) {
-            inputs.iter().for_each(|input| window.arrive(*input, record));
+        if let (Some(window), Some(topic)) = (&mut self.window, self.topics.get(topic)) {
+            topic.inputs.iter().for_each(|input| window.arrive(*input, record));
         }
     }
 }
 
 /// True when an event of one topic can be judged by an event of another.
-fn needs_window(named: &BTreeSet<usize>, topics: &[Vec<usize>]) -> bool {
-    topics.len() > 1 && !named.is_empty()
+fn needs_window(named: &BTreeSet<usize>, topics: usize) -> bool {
+    topics > 1 && !named.is_empty()
 }
 
 struct Standing<'a> {
@@ -71,11 +88,14 @@ impl Inputs for Standing<'_> {
 impl Selector for ConditionSelector {
     fn select(&mut self, topic: usize, record: &Record) -> Verdict {
         self.arrive(topic, record);
-        let here = self.topics.get(topic).map_or(&[][..], Vec::as_slice);
+        let Some(Topic { inputs: here, member }) = self.topics.get_mut(topic) else {
+            return Verdict::Error("it is of a topic that the subscription does not read".to_owned());
+        };
+        member.follow(&self.condition);
         let inputs = Standing { here, window: self.window.as_ref(), at: record.appended };
-        let obtain = |event: &Event| self.shared.reading(event);
-        let at_hand = AtHand::new(&record.event, &obtain);
-        match Evaluation::new(&self.condition, &self.binding, &at_hand, &inputs).run() {
+        let obtain = || member.reading(record);
+        let at_hand = AtHand::new(&record.event, member.binding(), &obtain);
+        match Evaluation::new(&self.condition, &at_hand, &self.binding, &inputs).run() {
             Outcome::True => Verdict::Match,
             Outcome::False => Verdict::NoMatch,
             Outcome::Waiting => Verdict::Waiting,
@@ -88,7 +108,8 @@ impl Selector for ConditionSelector {
     }
 
     fn fingerprint(&self) -> u64 {
-        hash(format!("{} {:?}", self.condition.text(), self.topics).as_bytes())
+        let inputs: Vec<_> = self.topics.iter().map(|topic| &topic.inputs).collect();
+        hash(format!("{} {inputs:?}", self.condition.text()).as_bytes())
     }
 
     fn observe(&mut self, topic: usize, record: &Record) {

@@ -1,6 +1,6 @@
 //! How fast conditions are on one core: as Triggers evaluate them, beside the obvious way (a context and a tree an event).
 //!
-//! `cargo run --release -p evoke-benches --bin conditions`
+//! `benches/run conditions`
 
 #![allow(clippy::print_stdout, reason = "this is what it is for")]
 
@@ -12,13 +12,13 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use evoke_api::catalog::Catalog;
 use evoke_api::events::{EventSourceSpec, Input, Subscriber, TriggerSpec, WebhookSource};
 use evoke_api::names::ObjectName;
-use evoke_benches::measure::resident_kib;
+use evoke_benches::measure::{Outcome, resident_kib};
+use evoke_benches::promises::Promises;
 use evoke_delivery::subscription::{Selector, Verdict};
 use evoke_eventbus::bus::{Position, Record};
 use evoke_eventbus::event::Event;
 use evoke_trigger::plan::plan;
-
-type Error = Box<dyn std::error::Error>;
+use evoke_trigger::shared::Readings;
 
 /// How long each figure is measured, three times.
 const MEASURED: Duration = Duration::from_millis(700);
@@ -29,7 +29,7 @@ const GOLD: &str =
 /// What the project promises, in events a second.
 const TARGET: f64 = 500_000.0;
 
-fn main() -> Result<(), Error> {
+fn main() -> Outcome<()> {
     let batch = batch()?;
     let bytes: usize = batch.iter().map(|record| record.event.encoded_len()).sum();
     println!("events of {} bytes, one core, best of three; matched: one in four", bytes / BATCH);
@@ -67,9 +67,11 @@ fn main() -> Result<(), Error> {
     let tree = naive(&batch, false)?;
     row("a context and a serde_json tree an event", tree, None);
     row("the same, the standard library made anew each time", naive(&batch, true)?, None);
-    println!("\nratio to the obvious way: {:.1}x; to the promised {TARGET}/s: {:.1}x", ours / tree, ours / TARGET);
+    println!("\nratio to the obvious way: {:.1}x", ours / tree);
     println!("resident memory: {} MiB", resident_kib().unwrap_or(0) >> 10);
-    if ours < TARGET { Err("slower than promised".into()) } else { Ok(()) }
+    let mut promises = Promises::default();
+    promises.at_least("events a second on one core", ours, TARGET);
+    promises.end()
 }
 
 fn row(what: &str, rate: f64, conditions: Option<f64>) {
@@ -78,8 +80,8 @@ fn row(what: &str, rate: f64, conditions: Option<f64>) {
 }
 
 /// Orders, one in four of which is what the condition asks for; no two are the same.
-fn batch() -> Result<Vec<Record>, Error> {
-    let record = |n: usize| -> Result<Record, Error> {
+fn batch() -> Outcome<Vec<Record>> {
+    let record = |n: usize| -> Outcome<Record> {
         let ty = if n % 4 == 3 { "order.deleted" } else { "order.created" };
         let tier = if n.is_multiple_of(2) { "gold" } else { "tin" };
         let amount = if n % 4 == 2 { 12.25 } else { 150.5 + n as f64 };
@@ -94,24 +96,24 @@ fn batch() -> Result<Vec<Record>, Error> {
             .data(data)
             .build()?;
         let appended = UNIX_EPOCH + Duration::from_secs(1_767_000_000) + Duration::from_micros(n as u64);
-        Ok(Record { at: Position(n as u128), appended, event })
+        Ok(Record::new(Position(n as u128), appended, event))
     };
     (0..BATCH).map(record).collect()
 }
 
 /// The same events with as much more data that no condition reads.
-fn padded(batch: &[Record], bytes: usize) -> Result<Vec<Record>, Error> {
+fn padded(batch: &[Record], bytes: usize) -> Outcome<Vec<Record>> {
     let note = "lorem ipsum dolor sit amet ".repeat(bytes / 27);
-    let pad = |record: &Record| -> Result<Record, Error> {
+    let pad = |record: &Record| -> Outcome<Record> {
         let data =
             String::from_utf8(record.event.data_slice().to_vec())?.replacen('{', &format!("{{\"note\":\"{note}\","), 1);
-        Ok(Record { event: record.event.to_builder().data(data).build()?, ..record.clone() })
+        Ok(Record::new(record.at, record.appended, record.event.to_builder().data(data).build()?))
     };
     batch.iter().take(128).map(pad).collect()
 }
 
 /// The selectors of a Trigger with these conditions, as `evoke run` makes them.
-fn selectors(conditions: &[&str]) -> Result<Vec<Box<dyn Selector>>, Error> {
+fn selectors(conditions: &[&str]) -> Outcome<Vec<Box<dyn Selector>>> {
     let input = |event: &str| Input { event_source: Some("web".into()), event: Some(event.into()), ..Input::default() };
     let subscriber = |(index, condition): (usize, &&str)| Subscriber {
         name: Some(index.to_string()),
@@ -137,33 +139,37 @@ fn selectors(conditions: &[&str]) -> Result<Vec<Box<dyn Selector>>, Error> {
     };
     let planned = plan(&ObjectName::new("shop", "bench"), &spec, &catalog);
     match planned.plan {
-        Some(plan) => Ok(plan.selectors()),
+        Some(plan) => Ok(plan.selectors(&Readings::default())),
         None => Err(format!("{:?}", planned.problems).into()),
     }
 }
 
 /// Events a second, each judged by every selector: batch by batch, as lanes do.
-fn run(selectors: &mut [Box<dyn Selector>], batch: &[Record]) -> Result<f64, Error> {
+fn run(selectors: &mut [Box<dyn Selector>], batch: &[Record]) -> Outcome<f64> {
     let mut best = 0.0_f64;
     for _ in 0..3 {
-        let (start, mut events) = (Timer::start(), 0);
-        while start.elapsed() < MEASURED {
+        let (mut took, mut events) = (Duration::ZERO, 0);
+        while took < MEASURED {
+            // As they come from a bus, with nothing read of them yet.
+            let batch: Vec<_> = batch.iter().map(|r| Record::new(r.at, r.appended, r.event.clone())).collect();
+            let start = Timer::start();
             for selector in selectors.iter_mut() {
-                for record in batch {
+                for record in &batch {
                     if let Verdict::Error(why) = black_box(selector.select(0, black_box(record))) {
                         return Err(why.into());
                     }
                 }
             }
             events += batch.len();
+            took += start.elapsed();
         }
-        best = best.max(events as f64 / start.elapsed().as_secs_f64());
+        best = best.max(events as f64 / took.as_secs_f64());
     }
     Ok(best)
 }
 
 /// What a first version would do for each event: parse all of the data, put all of the event into a context, evaluate.
-fn naive(batch: &[Record], anew: bool) -> Result<f64, Error> {
+fn naive(batch: &[Record], anew: bool) -> Outcome<f64> {
     use cel_interpreter::{Context, Env, Program, Value};
     let program = Program::compile(GOLD)?;
     let env = Arc::new(Env::stdlib());

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use evoke_benches::fast_sink::{FastSink, payload};
-use evoke_benches::measure::{cpu_of, percentile};
+use evoke_benches::measure::{Outcome, cpu_of, percentile};
+use evoke_benches::promises::Promises;
 use evoke_tests::evoke::Home;
 use evoke_tests::manifests::{objects, source, trigger};
 use evoke_tests::process::{Pid, Process, Program};
@@ -35,6 +36,8 @@ const PARTITIONS: i32 = 4;
 const DRAIN: usize = 400_000;
 const DRAIN_SLOW: usize = 40_000;
 const SLOW: Duration = Duration::from_millis(10);
+/// What the project promises beside the loop.
+const TARGET: f64 = 0.8;
 const OPEN_RATE: usize = 1_000;
 const OPEN: usize = 20_000;
 /// Events whose latency does not count: connections are made and code is warm after them.
@@ -42,18 +45,24 @@ const OPEN_WARM: usize = 2_000;
 const ROUNDS: usize = 2;
 
 #[tokio::main]
-async fn main() {
+async fn main() -> Outcome<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [mode, brokers, topic, sink] = &args[..] {
         assert_eq!(mode, "loop");
-        return by_hand(brokers, topic, sink.parse().unwrap()).await;
+        by_hand(brokers, topic, sink.parse().unwrap()).await;
+        return Ok(());
     }
     let broker = Broker::prepare().await.expect("Kafka is needed");
     broker.start().await;
-    drain(&broker, "fast sink, 1 KiB records", DRAIN, Duration::ZERO).await;
-    drain(&broker, "sink of 10 ms", DRAIN_SLOW, SLOW).await;
+    let fast = drain(&broker, "fast sink, 1 KiB records", DRAIN, Duration::ZERO).await;
+    let slow = drain(&broker, "sink of 10 ms", DRAIN_SLOW, SLOW).await;
     open_loop(&broker).await;
     broker.stop().await;
+    println!();
+    let mut promises = Promises::default();
+    promises.at_least("evoke / loop, fast sink", fast, TARGET);
+    promises.at_least("evoke / loop, sink of 10 ms", slow, TARGET);
+    promises.end()
 }
 
 /// Which of the two.
@@ -111,7 +120,8 @@ struct Drained {
     cpu_per_thousand: f64,
 }
 
-async fn drain(broker: &Broker, what: &str, events: usize, delay: Duration) {
+/// How many times the loop's rate evoke reaches.
+async fn drain(broker: &Broker, what: &str, events: usize, delay: Duration) -> f64 {
     let topic = broker.topic(PARTITIONS).await;
     let producer = broker.producer();
     for chunk in (0..events).collect::<Vec<_>>().chunks(10_000) {
@@ -148,6 +158,7 @@ async fn drain(broker: &Broker, what: &str, events: usize, delay: Duration) {
         evoke.per_second / by_hand.per_second,
         evoke.cpu_per_thousand / by_hand.cpu_per_thousand
     );
+    evoke.per_second / by_hand.per_second
 }
 
 async fn open_loop(broker: &Broker) {

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use evoke_benches::fast_sink::FastSink;
+use evoke_benches::measure::Outcome;
+use evoke_benches::promises::Promises;
 use evoke_tests::evoke::{Evoke, Home};
 use evoke_tests::http::post;
 use evoke_tests::manifests::{objects, source, trigger};
@@ -23,7 +25,7 @@ const SENDERS: usize = 64;
 const LIMIT_MIB: f64 = 50.0;
 
 #[tokio::main]
-async fn main() {
+async fn main() -> Outcome<()> {
     let sink = FastSink::start(EVENTS, Duration::ZERO).await.unwrap();
     let mut manifests = vec![source("web", "webhook: {in: {}}")];
     for n in 0..TRIGGERS {
@@ -53,9 +55,11 @@ async fn main() {
         "after {EVENTS} events of 1 KiB ({:.0}/s): {after:.1} MiB, {peak:.1} MiB at the most",
         EVENTS as f64 / sent.as_secs_f64()
     );
-    let verdict = if idle.max(after) < LIMIT_MIB { "below" } else { "NOT below" };
-    println!("{verdict} {LIMIT_MIB} MiB, idle and after");
     evoke.stop().await;
+    let mut promises = Promises::default();
+    promises.at_most("MiB idle", idle, LIMIT_MIB);
+    promises.at_most("MiB after the events", after, LIMIT_MIB);
+    promises.end()
 }
 
 /// Posts events of all triggers' types over many connections.

@@ -13,6 +13,7 @@ use evoke_eventbus::subscription::Subscriptions;
 use evoke_eventbus::subscription::job::{Job, JobId, Work};
 use evoke_eventsource::runtime::Everything;
 use evoke_trigger::plan::TriggerPlan;
+use evoke_trigger::shared::Readings;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -78,7 +79,9 @@ impl Subscriber {
     pub(crate) fn selector(&self) -> Option<Box<dyn Selector>> {
         match &self.selects {
             Selects::Everything => Some(Box::new(Everything)),
-            Selects::Condition(trigger, index) => trigger.selectors().into_iter().nth(*index),
+            Selects::Condition(trigger, index) => {
+                trigger.subscribers.get(*index).map(|subscriber| subscriber.selector(&Readings::default()))
+            }
         }
     }
 }

@@ -120,7 +120,7 @@ mod tests {
 
     fn record(source: &str, id: &str, millis: u64) -> Record {
         let event = Event::builder(id, source, "t").build().unwrap();
-        Record { at: Position(0), appended: Millis(1_000_000 + millis).to_system(), event }
+        Record::new(Position(0), Millis(1_000_000 + millis).to_system(), event)
     }
 
     #[test]

@@ -257,7 +257,7 @@ impl Read<'_> {
                         let frame = buffer.slice(start..start + header.len as usize);
                         let Ok(event) = Event::from_frame(frame) else { break Some(Parsed::Invalid) };
                         let appended = system_time(header.time);
-                        into.push(Record { at: Position(position.into()), appended, event });
+                        into.push(Record::new(Position(position.into()), appended, event));
                         position += 1;
                         next = after;
                     }

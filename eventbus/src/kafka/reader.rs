@@ -189,7 +189,7 @@ impl KafkaReader {
             taken.looked_at += 1;
             return true;
         };
-        let record = Record { at: position(offset), appended: self.appended, event };
+        let record = Record::new(position(offset), self.appended, event);
         let bytes = taken.batch.bytes + record.event.encoded_len();
         if !taken.batch.records.is_empty() && bytes > max_bytes {
             self.spare = Some(record);

@@ -35,7 +35,7 @@ pub(crate) enum Outcome {
     Error(String),
 }
 
-/// A condition's paths as places in the tree that all conditions of a Trigger share.
+/// A condition's paths as places in a tree of those of several.
 #[derive(Debug)]
 pub(crate) struct Binding {
     tree: Arc<Tree>,
@@ -59,6 +59,11 @@ impl Binding {
         Self { tree: Arc::clone(tree), places: condition.paths().iter().map(place).collect() }
     }
 
+    /// The tree.
+    pub(crate) fn tree(&self) -> &Arc<Tree> {
+        &self.tree
+    }
+
     fn place(&self, path: usize) -> Place {
         self.places.get(path).copied().unwrap_or(Place { node: json::Node::ROOT, parent: json::Node::ROOT })
     }
@@ -67,18 +72,19 @@ impl Binding {
 /// The event at hand, of which nothing is read until a slot asks for it.
 pub(crate) struct AtHand<'a> {
     event: &'a Event,
-    obtain: &'a (dyn Fn(&Event) -> Arc<Reading> + Sync),
+    binding: &'a Binding,
+    obtain: &'a (dyn Fn() -> Arc<Reading> + Sync),
     reading: OnceLock<Arc<Reading>>,
 }
 
 impl<'a> AtHand<'a> {
-    /// `obtain` gives the event's reading, at most once.
-    pub(crate) fn new(event: &'a Event, obtain: &'a (dyn Fn(&Event) -> Arc<Reading> + Sync)) -> Self {
-        Self { event, obtain, reading: OnceLock::new() }
+    /// `obtain` gives the event's reading, along the tree of `binding`. It is asked at most once.
+    pub(crate) fn new(event: &'a Event, binding: &'a Binding, obtain: &'a (dyn Fn() -> Arc<Reading> + Sync)) -> Self {
+        Self { event, binding, obtain, reading: OnceLock::new() }
     }
 
     fn reading(&self) -> &Reading {
-        self.reading.get_or_init(|| (self.obtain)(self.event))
+        self.reading.get_or_init(|| (self.obtain)())
     }
 }
 
@@ -126,22 +132,23 @@ impl<'a> Source<'a> {
 /// A condition, the event at hand, and the inputs as they stand.
 pub(crate) struct Evaluation<'a> {
     condition: &'a Condition,
-    binding: &'a Binding,
     at_hand: &'a AtHand<'a>,
+    /// For earlier events.
+    binding: &'a Binding,
     inputs: &'a dyn Inputs,
     budget: Budget,
     waited: AtomicBool,
 }
 
 impl<'a> Evaluation<'a> {
-    /// `inputs` are in the order that the condition was compiled with.
+    /// `inputs` are in the order that the condition was compiled with; their earlier events are read along the tree of `binding`.
     pub(crate) fn new(
         condition: &'a Condition,
-        binding: &'a Binding,
         at_hand: &'a AtHand<'a>,
+        binding: &'a Binding,
         inputs: &'a dyn Inputs,
     ) -> Self {
-        Self { condition, binding, at_hand, inputs, budget: Budget::new(), waited: AtomicBool::new(false) }
+        Self { condition, at_hand, binding, inputs, budget: Budget::new(), waited: AtomicBool::new(false) }
     }
 
     /// Evaluates the condition.
@@ -272,8 +279,8 @@ impl<'a> Evaluation<'a> {
                 match part {
                     Part::Attribute(name) => Ok(Value::Bool(has_attribute(source.event(), name))),
                     Part::Data(path) => {
-                        let Place { node, parent } = self.binding.place(*path);
-                        let has = source.reading().has_data(&self.binding.tree, node, parent);
+                        let Place { node, parent } = self.place(source, *path);
+                        let has = source.reading().has_data(node, parent);
                         has.map(Value::Bool).map_err(unreadable)
                     }
                     Part::Whole => Ok(Value::Bool(true)),
@@ -283,11 +290,19 @@ impl<'a> Evaluation<'a> {
         }
     }
 
+    fn place(&self, source: Source<'a>, path: usize) -> Place {
+        let binding = match source {
+            Source::AtHand(at_hand) => at_hand.binding,
+            Source::Earlier(_) => self.binding,
+        };
+        binding.place(path)
+    }
+
     fn part(&self, source: Source<'a>, part: &Part) -> Result<Value<'a>, Unreadable> {
         match part {
             Part::Attribute(name) => attribute(source.event(), name),
-            Part::Data(path) => source.reading().data(&self.binding.tree, self.binding.place(*path).node),
-            Part::Whole => source.reading().whole(&self.binding.tree),
+            Part::Data(path) => source.reading().data(self.place(source, *path).node),
+            Part::Whole => source.reading().whole(),
         }
     }
 
@@ -295,16 +310,15 @@ impl<'a> Evaluation<'a> {
     fn optional(&self, place: usize, subject: Subject, part: &Part) -> Result<Option<Value<'a>>, Failure> {
         let unreadable = |why| Failure::Unreadable { slot: place, why };
         let source = self.source(subject)?;
-        let tree = &self.binding.tree;
         let read = match part {
             Part::Attribute(name) if **name == *"data" => match has_attribute(source.event(), name) {
-                true => source.reading().data(tree, json::Node::ROOT).map(Some),
+                true => source.reading().data(json::Node::ROOT).map(Some),
                 false => Ok(None),
             },
             Part::Data(path) => {
-                let Place { node, parent } = self.binding.place(*path);
-                match source.reading().data(tree, node) {
-                    Err(Unreadable::Missing) => source.reading().data(tree, parent).map(|_| None),
+                let Place { node, parent } = self.place(source, *path);
+                match source.reading().data(node) {
+                    Err(Unreadable::Missing) => source.reading().data(parent).map(|_| None),
                     other => other.map(Some),
                 }
             }

@@ -47,11 +47,11 @@ impl<const N: usize> Inputs for [Presence<'_>; N] {
 fn evaluate(condition: &Condition, event: &Event, earlier: &Event) -> Outcome {
     let tree = Arc::new(Tree::new(condition.paths().iter().map(Vec::as_slice)));
     let binding = Binding::new(condition, &tree);
-    let obtain = |event: &Event| Arc::new(Reading::new(event.clone()));
-    let at_hand = AtHand::new(event, &obtain);
-    let earlier = Reading::new(earlier.clone());
+    let obtain = || Arc::new(Reading::new(event.clone(), &tree));
+    let at_hand = AtHand::new(event, &binding, &obtain);
+    let earlier = Reading::new(earlier.clone(), &tree);
     let inputs = [Presence::AtHand, Presence::Earlier(&earlier), Presence::Absent, Presence::Absent];
-    Evaluation::new(condition, &binding, &at_hand, &inputs).run()
+    Evaluation::new(condition, &at_hand, &binding, &inputs).run()
 }
 
 fn compiled(text: &str) -> Condition {

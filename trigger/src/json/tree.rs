@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem::size_of;
 use std::ops::Range;
+
+use super::Datum;
 
 /// One step of a path into JSON.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +45,7 @@ impl Node {
 }
 
 /// Paths merged at their common beginnings. Nodes are numbered so that everything below a node follows it directly.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tree {
     nodes: Vec<Branch>,
 }
@@ -96,6 +99,11 @@ impl Tree {
     /// How many nodes there are.
     pub(crate) fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// The size of what is read along it, in bytes, without what its values hold elsewhere.
+    pub(crate) fn bytes(&self) -> usize {
+        self.len() * size_of::<Datum>()
     }
 
     /// The node at the end of `path`, which must have been one of those that this tree was made of.

@@ -98,7 +98,10 @@ fn a_plan_says_what_is_read_and_where_it_goes() {
     assert_eq!((&a.start, &b.start), (&From::Next.into(), &From::First.into()));
     assert_eq!(b.subscription.topics, topics);
     assert_eq!(b.inputs, [[0], [1]]);
-    assert_eq!(plan.selectors().iter().map(|s| s.window().is_some()).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(
+        plan.selectors(&Readings::default()).iter().map(|s| s.window().is_some()).collect::<Vec<_>>(),
+        [false, true]
+    );
 }
 
 #[test]

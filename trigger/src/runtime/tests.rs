@@ -26,7 +26,8 @@ impl Process {
         let counted = metrics::Metrics::new(&registry).unwrap();
         let subscriptions = Subscriptions::start(bus, Settings::default(), &counted);
         let sinks = Sinks::new(Endpoints::default());
-        Self { surroundings: Surroundings { subscriptions, sinks, metrics: Metrics::new(&registry).unwrap() } }
+        let (metrics, readings) = (Metrics::new(&registry).unwrap(), Readings::default());
+        Self { surroundings: Surroundings { subscriptions, sinks, metrics, readings } }
     }
 
     async fn run(&self, plan: &TriggerPlan) -> Trigger {

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use evoke_eventbus::bus::Position;
+use evoke_eventbus::event::Event;
 use proptest::prelude::*;
 
 use super::*;
@@ -14,13 +15,18 @@ fn record(millis: u64, topic: usize, data: &str) -> Record {
         .build()
         .unwrap();
     let appended = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + millis);
-    Record { at: Position(u128::from(millis)), appended, event }
+    Record::new(Position(u128::from(millis)), appended, event)
+}
+
+fn sharing(condition: Condition, topics: &[&[usize]], readings: &Readings) -> ConditionSelector {
+    let names = ["a", "b", "c"].map(|name| TopicName::named("shop", name));
+    let inputs: Vec<_> = topics.iter().map(|inputs| inputs.to_vec()).collect();
+    ConditionSelector::new(condition, names.iter().zip(&inputs), readings)
 }
 
 fn selector(text: &str, topics: &[&[usize]]) -> ConditionSelector {
     let condition = Condition::compile(text, &INPUTS).unwrap();
-    let shared = Arc::new(Shared::new([&condition].into_iter()));
-    ConditionSelector::new(condition, topics.iter().map(|t| t.to_vec()).collect(), shared)
+    sharing(condition, topics, &Readings::default())
 }
 
 #[test]
@@ -79,9 +85,8 @@ fn subscribers_that_share_say_the_same_as_alone() {
     let texts =
         ["event.data.a == 1", "event.data.a.b == 2", "event.data[0] == 3", "has(event.data.a.c)", "A.data.x || true"];
     let conditions = texts.map(|text| Condition::compile(text, &INPUTS).unwrap());
-    let shared = Arc::new(Shared::new(conditions.iter()));
-    let mut together =
-        conditions.map(|condition| ConditionSelector::new(condition, vec![vec![0]], Arc::clone(&shared)));
+    let readings = Readings::default();
+    let mut together = conditions.map(|condition| sharing(condition, &[&[0]], &readings));
     let mut alone = texts.map(|text| selector(text, &[&[0]]));
     for data in
         ["{\"a\":1}", "{\"a\":{\"b\":2}}", "[3]", "{\"a\":{\"b\":2,\"c\":0}}", "3", "", "{\"a\":1", "[3,", "\"x\""]

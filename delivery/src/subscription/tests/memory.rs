@@ -78,7 +78,7 @@ impl MemoryBus {
                     return Err(PublishError::TooLarge { bytes, limit: self.limit });
                 }
                 let at = Position(u128::from(inner.0) + inner.1.len() as u128);
-                inner.1.push(Record { at, appended, event });
+                inner.1.push(Record::new(at, appended, event));
                 Ok(())
             })
             .collect();

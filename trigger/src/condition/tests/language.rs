@@ -478,11 +478,11 @@ fn conditions_written_for_openfunction() {
         let condition = Condition::compile(text, &["A", "B"]).unwrap();
         let tree = Arc::new(Tree::new([]));
         let binding = Binding::new(&condition, &tree);
-        let obtain = |event: &Event| Arc::new(Reading::new(event.clone()));
+        let obtain = || Arc::new(Reading::new(event.clone(), &tree));
         for (a, b) in [(false, false), (false, true), (true, false), (true, true)] {
             let inputs = [a, b].map(|arrived| if arrived { Presence::Unread } else { Presence::Absent });
-            let at_hand = AtHand::new(&event, &obtain);
-            let outcome = Evaluation::new(&condition, &binding, &at_hand, &inputs).run();
+            let at_hand = AtHand::new(&event, &binding, &obtain);
+            let outcome = Evaluation::new(&condition, &at_hand, &binding, &inputs).run();
             assert_eq!(outcome, if expected(a, b) { True } else { False }, "{text} with A={a} B={b}");
         }
     }
