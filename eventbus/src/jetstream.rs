@@ -38,6 +38,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::batch::Outgoing;
 use self::core::{Core, Room};
 use self::locate::Span;
 use self::reader::JetReader;
@@ -136,7 +137,12 @@ impl JetStreamBus {
         Ok(Self { core: Arc::new(core), max_event_bytes })
     }
 
-    async fn publish_events(&self, to: &Partition, events: Vec<Event>) -> Result<Receipt, BusError> {
+    async fn publish_events(
+        &self,
+        to: &Partition,
+        events: Vec<Event>,
+        by: Option<&Arc<str>>,
+    ) -> Result<Receipt, BusError> {
         let core = &self.core;
         core.open()?;
         core.wire.up_soon().await?;
@@ -163,7 +169,10 @@ impl JetStreamBus {
         let (job, mut receipt) = Job::new(results, room);
         let (Some(queue), unaccepted) = (topic.queue(to.index), job.guard()) else { return Err(BusError::Closed) };
         let items = events.into_iter().zip(places).enumerate().filter(|(_, (_, takes))| *takes);
-        queue.push(items.map(|(slot, (event, _))| Item { event, job: job.clone(), slot }))?;
+        queue.push(items.map(|(slot, (event, _))| {
+            let outgoing = Outgoing { event, by: by.cloned() };
+            Item { outgoing, job: job.clone(), slot }
+        }))?;
         core.write(&topic, to.index);
         if topic.is_near_full() {
             let results = tokio::select! {
@@ -266,7 +275,11 @@ impl EventBus for JetStreamBus {
     }
 
     fn publish<'a>(&'a self, to: &'a Partition, events: Vec<Event>) -> Fut<'a, Receipt> {
-        Box::pin(self.publish_events(to, events))
+        Box::pin(self.publish_events(to, events, None))
+    }
+
+    fn pass_on<'a>(&'a self, to: &'a Partition, events: Vec<Event>, by: &'a Arc<str>) -> Fut<'a, Receipt> {
+        Box::pin(self.publish_events(to, events, Some(by)))
     }
 
     fn read<'a>(&'a self, partition: &'a Partition, from: From, prefetch_bytes: usize) -> Fut<'a, Box<dyn Reader>> {

@@ -23,6 +23,8 @@ pub(super) struct Route {
     /// The name under which losses are counted: the same, but for a job.
     pub(super) counted_as: SubscriptionId,
     pub(super) bus: Arc<dyn EventBus>,
+    /// Who passes events on, and what for.
+    pub(super) by: Arc<str>,
     pub(super) policy: DeliveryPolicy,
     pub(super) sink: Option<Arc<dyn Sink>>,
     pub(super) reply: Option<Target>,
@@ -276,7 +278,7 @@ impl Route {
     async fn publish(&self, to: &Target, event: Event) -> Result<(), Unpublished> {
         let partition = Partition { topic: to.topic.clone(), index: partition_of(&event, to.partitions) };
         let stored = async {
-            let receipt = self.bus.publish(&partition, vec![event]).await.map_err(|e| e.to_string())?;
+            let receipt = self.bus.pass_on(&partition, vec![event], &self.by).await.map_err(|e| e.to_string())?;
             receipt.await.pop().ok_or_else(|| "the bus gave no receipt".to_owned())
         };
         match tokio::time::timeout(self.policy.timeout, stored).await {

@@ -163,6 +163,10 @@ impl Lane {
             id: plan.id.clone(),
             counted_as: self.counted_as(),
             bus: Arc::clone(&bus),
+            by: match &self.job {
+                Some(job) => format!("{} {}", plan.id, job.id.0).into(),
+                None => plan.id.to_string().into(),
+            },
             policy: plan.policy.clone(),
             sink: self.outputs.sink.clone(),
             reply: target(&self.subscriptions, plan.reply.as_ref(), false).await?,

@@ -3,6 +3,7 @@
 //! without coming after what followed it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_nats::{HeaderMap, Message, StatusCode};
@@ -100,8 +101,8 @@ struct Answer {
 
 impl Batch {
     /// One named `prefix`, for events like these.
-    pub(super) fn new(prefix: String, events: &[Event], is_single: bool) -> Self {
-        let bytes: usize = events.iter().map(Event::encoded_len).sum();
+    pub(super) fn new(prefix: String, events: &[Outgoing], is_single: bool) -> Self {
+        let bytes: usize = events.iter().map(|outgoing| outgoing.event.encoded_len()).sum();
         let every = (EVERY_BYTES * events.len() / bytes.max(1)).clamp(1, EVERY);
         let (terms, refused, times) = (format!("{prefix}.{every}.fail."), None, VecDeque::new());
         Self { prefix, terms, is_single, sent: 0, stored: 0, agreed: None, has_ended: false, refused, times }
@@ -237,19 +238,29 @@ impl Batch {
     }
 }
 
-/// The headers of an event's message.
-pub(super) fn headers(event: &Event) -> HeaderMap {
-    let mut headers = nats::binary_headers(event);
-    headers.insert("Nats-Msg-Id", identity(event));
-    headers
+/// An event to send.
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    pub(super) event: Event,
+    /// Who passes it on, and what for.
+    pub(super) by: Option<Arc<str>>,
+}
+
+impl Outgoing {
+    /// The headers of its message.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let mut headers = nats::binary_headers(&self.event);
+        headers.insert("Nats-Msg-Id", identity(&self.event, self.by.as_deref()));
+        headers
+    }
 }
 
 /// What the servers recognise an event by that is published again: its source and id, and what makes another use of the same event
 /// another event, such as the dead letter of one subscriber.
-pub(super) fn identity(event: &Event) -> String {
+fn identity(event: &Event, by: Option<&str>) -> String {
     let mut identity = String::with_capacity(64);
     let uses = ["evoketrigger", "evokesubscriber", "evokelasttime", "evokehops"].map(|name| event.attribute(name));
-    for part in [Some(event.source()), Some(event.id())].into_iter().chain(uses).flatten() {
+    for part in [Some(event.source()), Some(event.id())].into_iter().chain(uses).chain([by]).flatten() {
         if !identity.is_empty() {
             identity.push('#');
         }
@@ -268,7 +279,7 @@ mod tests {
 
     fn identity_of(source: &str, id: &str, attributes: &[(&str, &str)]) -> String {
         let event = Event::builder(id, source, "t");
-        identity(&attributes.iter().fold(event, |event, (n, v)| event.attribute(*n, *v)).build().unwrap())
+        identity(&attributes.iter().fold(event, |event, (n, v)| event.attribute(*n, *v)).build().unwrap(), None)
     }
 
     #[test]
@@ -276,6 +287,8 @@ mod tests {
         assert_eq!(identity_of("/a/b", "7", &[("subject", "x")]), "/a/b#7");
         let dead = [("evoketrigger", "ns/t"), ("evokesubscriber", "0")];
         assert_eq!(identity_of("/a/b", "7", &dead), "/a/b#7#ns/t#0");
+        let event = Event::builder("7", "/a/b", "t").build().unwrap();
+        assert_eq!(identity(&event, Some("ns/t/0")), "/a/b#7#ns/t/0");
         assert_ne!(identity_of("a#b", "c", &[]), identity_of("a", "b#c", &[]));
         assert!(identity_of("é \u{1f980}", "1", &[]).is_ascii());
         assert_eq!(identity_of(&"s".repeat(500), "1", &[]).len(), 64);
@@ -283,7 +296,7 @@ mod tests {
 
     fn batch(events: usize) -> Batch {
         let event = Event::builder("1", "/s", "t").data("x").build().unwrap();
-        let mut batch = Batch::new("_INBOX.a.b".to_owned(), &[event], events == 1);
+        let mut batch = Batch::new("_INBOX.a.b".to_owned(), &[Outgoing { event, by: None }], events == 1);
         let replies: Vec<_> = (0..events).map(|_| batch.next()).collect();
         if events > 1 {
             assert_eq!(replies[0], "_INBOX.a.b.250.fail.1.0.$FI");

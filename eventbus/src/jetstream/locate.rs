@@ -233,40 +233,37 @@ pub(super) async fn since(core: &Core, topic: &Topic, partition: u16, time: Syst
 
 /// When the message at a sequence was stored, if there is one.
 pub(super) async fn stored_at(core: &Core, topic: &Topic, sequence: u64) -> Result<Option<SystemTime>, ApiError> {
-    #[derive(Deserialize)]
-    struct Got {
-        message: Message,
-    }
-    #[derive(Deserialize)]
-    struct Message {
-        time: DateTime<Utc>,
-    }
-    let got = core.wire.api::<Got>(&format!("STREAM.MSG.GET.{}", topic.stream), &json!({"seq": sequence})).await;
-    match got {
-        Ok(got) => Ok(Some(got.message.time.into())),
-        Err(error) if error.is(Refusal::NO_MESSAGE) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let message = message(core, topic, json!({"seq": sequence})).await?;
+    Ok(message.map(|message| message.time.into()))
 }
 
-/// The first message of a partition at or after a sequence, as the stream's leader knows it.
+/// The first message of a partition at or after a sequence.
 pub(super) async fn next_message(
     core: &Core,
     topic: &Topic,
     partition: u16,
     from: u64,
 ) -> Result<Option<u64>, ApiError> {
+    let subject = topic.subject(partition).as_str();
+    let message = message(core, topic, json!({"seq": from, "next_by_subj": subject})).await?;
+    Ok(message.map(|message| message.seq))
+}
+
+/// A message that is stored.
+#[derive(Deserialize)]
+struct Message {
+    seq: u64,
+    time: DateTime<Utc>,
+}
+
+/// The message that is asked for, as the stream's leader knows it.
+async fn message(core: &Core, topic: &Topic, asked: serde_json::Value) -> Result<Option<Message>, ApiError> {
     #[derive(Deserialize)]
     struct Got {
         message: Message,
     }
-    #[derive(Deserialize)]
-    struct Message {
-        seq: u64,
-    }
-    let body = json!({"seq": from, "next_by_subj": topic.subject(partition).as_str()});
-    match core.wire.api::<Got>(&format!("STREAM.MSG.GET.{}", topic.stream), &body).await {
-        Ok(got) => Ok(Some(got.message.seq)),
+    match core.wire.api::<Got>(&format!("STREAM.MSG.GET.{}", topic.stream), &asked).await {
+        Ok(got) => Ok(Some(got.message)),
         Err(error) if error.is(Refusal::NO_MESSAGE) => Ok(None),
         Err(error) => Err(error),
     }

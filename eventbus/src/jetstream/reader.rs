@@ -38,6 +38,8 @@ pub(super) struct JetReader {
     pull: usize,
     /// Where to go on.
     next: u64,
+    /// Where whoever reads was told to go on.
+    told: u64,
     /// When the stream was made that this is about.
     created: String,
     epoch: Epoch,
@@ -171,6 +173,7 @@ impl JetReader {
             partition,
             pull: if prefetch < 2 * MESSAGE_BYTES { 0 } else { prefetch / 2 },
             next,
+            told: next,
             epoch: span.epoch,
             created: info.created,
             session: None,
@@ -201,6 +204,7 @@ impl JetReader {
             self.prepare().await?;
             if let Some(batch) = self.take(max_bytes) {
                 let passed = self.gaps.take(self.next);
+                self.told = self.next;
                 self.judging = Some((batch, passed));
                 return self.judged().await;
             }
@@ -214,7 +218,7 @@ impl JetReader {
 
     /// What is there already, without waiting.
     fn take(&mut self, max_bytes: usize) -> Option<Batch> {
-        let (mut batch, from) = (Batch::default(), self.next);
+        let mut batch = Batch::default();
         loop {
             let record = match self.ready.take() {
                 Some(record) => record,
@@ -238,7 +242,7 @@ impl JetReader {
             batch.records.push(record);
         }
         batch.next = self.epoch.at(self.next);
-        (self.next > from).then_some(batch)
+        (self.next > self.told).then_some(batch)
     }
 
     /// The next message that has come, if one has.
@@ -275,7 +279,7 @@ impl JetReader {
             return Step::Nothing;
         };
         self.newest = self.newest.max(place.appended);
-        Step::Record(Record { at: self.epoch.at(place.sequence), appended: self.newest, event })
+        Step::Record(Record::new(self.epoch.at(place.sequence), self.newest, event))
     }
 
     fn status(&mut self, status: StatusCode, message: &Message) -> Step {
@@ -421,7 +425,7 @@ impl JetReader {
         if self.topic.cuts_itself() {
             self.gaps.pass(self.next, end, self.newest);
         }
-        self.next = end;
+        (self.next, self.told) = (end, end);
         self.judging = Some((Batch { next: self.epoch.at(end), ..Batch::default() }, self.gaps.take(end)));
         self.judged().await.map(Some)
     }

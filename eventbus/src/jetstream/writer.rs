@@ -13,14 +13,13 @@ use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
 
-use super::batch::{self, Batch, End, Progress};
+use super::batch::{self, Batch, End, Outgoing, Progress};
 use super::core::Core;
 use super::error::{ApiError, Refusal, WireError};
 use super::stream;
 use super::topic::Topic;
 use super::wire::{ANSWER, Standing};
 use crate::bus::{BusError, Health, PublishError, Receipt};
-use crate::event::Event;
 
 /// How long the servers may be silent before they are asked how far a batch is: an answer of theirs may have been lost.
 const QUIET: Duration = Duration::from_millis(500);
@@ -107,7 +106,7 @@ impl Job {
 /// One event that waits.
 #[derive(Debug)]
 pub(super) struct Item {
-    pub(super) event: Event,
+    pub(super) outgoing: Outgoing,
     pub(super) job: Arc<Job>,
     pub(super) slot: usize,
 }
@@ -165,7 +164,7 @@ impl Queue {
     }
 
     /// What comes after the first `under_way` events, at most `most` of it and about a chunk; it stays in line until it is settled.
-    fn after(&self, under_way: usize, most: usize) -> Vec<Event> {
+    fn after(&self, under_way: usize, most: usize) -> Vec<Outgoing> {
         let mut items = self.items.lock();
         while items.get(under_way).is_some_and(Item::is_abandoned) {
             items.remove(under_way);
@@ -173,15 +172,15 @@ impl Queue {
         let mut bytes = 0;
         let fits = |item: &&Item| {
             let is_first = bytes == 0;
-            bytes += item.event.encoded_len() + batch::OVERHEAD;
+            bytes += item.outgoing.event.encoded_len() + batch::OVERHEAD;
             (is_first || bytes <= CHUNK_BYTES) && !item.is_abandoned()
         };
-        items.iter().skip(under_way).take(most).take_while(fits).map(|item| item.event.clone()).collect()
+        items.iter().skip(under_way).take(most).take_while(fits).map(|item| item.outgoing.clone()).collect()
     }
 
     /// The size of the first event, in bytes.
     fn front_bytes(&self) -> usize {
-        self.items.lock().front().map_or(0, |item| item.event.encoded_len())
+        self.items.lock().front().map_or(0, |item| item.outgoing.event.encoded_len())
     }
 
     /// The first `count` events are stored, or refused for one reason; says how many bytes they were.
@@ -192,8 +191,8 @@ impl Queue {
             items.drain(..count).collect()
         };
         let mut bytes = 0;
-        for Item { event, job, slot } in settled {
-            bytes += event.encoded_len();
+        for Item { outgoing, job, slot } in settled {
+            bytes += outgoing.event.encoded_len();
             job.settle(slot, result.clone());
         }
         bytes
@@ -270,7 +269,7 @@ impl Writer<'_> {
     }
 
     /// Sends these events, and what waits behind them, as one batch. What is stored is settled, the rest stays in line.
-    async fn batch(&mut self, queue: &Queue, first: Vec<Event>) -> Result<End, WireError> {
+    async fn batch(&mut self, queue: &Queue, first: Vec<Outgoing>) -> Result<End, WireError> {
         let mut standing = self.core.wire.standing();
         standing.borrow_and_update();
         self.core.wire.up()?;
@@ -290,7 +289,7 @@ impl Writer<'_> {
         &mut self,
         batch: &mut Batch,
         queue: &Queue,
-        first: Vec<Event>,
+        first: Vec<Outgoing>,
         standing: &mut watch::Receiver<Standing>,
     ) -> Result<End, WireError> {
         let mut events = first;
@@ -321,9 +320,9 @@ impl Writer<'_> {
         format!("{unique}-{}", self.batches)
     }
 
-    async fn send(&self, batch: &mut Batch, events: &[Event]) -> Result<(), WireError> {
-        for event in events {
-            self.post(batch.next(), batch::headers(event), event.data()).await?;
+    async fn send(&self, batch: &mut Batch, events: &[Outgoing]) -> Result<(), WireError> {
+        for outgoing in events {
+            self.post(batch.next(), outgoing.headers(), outgoing.event.data()).await?;
         }
         batch.sent_at(Instant::now());
         Ok(())

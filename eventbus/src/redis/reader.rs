@@ -49,6 +49,8 @@ pub(super) struct StreamReader {
     ready_bytes: usize,
     /// Where the next read begins.
     at: u128,
+    /// Where whoever reads was told to go on.
+    told: u128,
     link: Option<Link>,
     /// A read that was begun for a call that may have been cancelled, or ahead of one.
     reading: Option<BoxFuture<'static, Read>>,
@@ -67,6 +69,7 @@ impl StreamReader {
             ready: VecDeque::new(),
             ready_bytes: 0,
             at,
+            told: at,
             link: None,
             reading: None,
             portion: Portion::starting_with(log.mean(), most(core.max_event_bytes)),
@@ -100,17 +103,21 @@ impl StreamReader {
             };
             self.reading = None;
             self.found(read)?;
+            // What cannot be an event needs not be passed again, should nothing follow it.
+            if self.ready.is_empty() && self.at > self.told {
+                return Ok(self.take(max_bytes));
+            }
         }
     }
 
-    /// Hands out what is ready, up to `max_bytes`, but one record at least.
+    /// Hands out what is ready, up to `max_bytes`, but one record at least where there is one.
     fn take(&mut self, max_bytes: usize) -> Batch {
         let mut bytes = 0;
         let fits = |record: &Record| {
             bytes += record.event.encoded_len();
             bytes <= max_bytes
         };
-        let count = self.ready.iter().map(fits).take_while(|fits| *fits).count().max(1);
+        let count = self.ready.iter().map(fits).take_while(|fits| *fits).count().max(1).min(self.ready.len());
         let records: Vec<Record> = if count == self.ready.len() {
             std::mem::take(&mut self.ready).into()
         } else {
@@ -119,6 +126,7 @@ impl StreamReader {
         let bytes = records.iter().map(|record| record.event.encoded_len()).sum();
         self.ready_bytes = self.ready_bytes.saturating_sub(bytes);
         let next = self.ready.front().map_or(Position(self.at), |record| record.at);
+        self.told = next.0;
         Batch { records, bytes, next, ..Batch::default() }
     }
 
@@ -211,7 +219,7 @@ impl StreamReader {
             match event {
                 Ok(event) => {
                     self.ready_bytes += event.encoded_len();
-                    self.ready.push_back(Record { at: Position(at), appended: keys::time(at), event });
+                    self.ready.push_back(Record::new(Position(at), keys::time(at), event));
                 }
                 Err(error) => {
                     self.log.metrics.skipped_events.inc();
