@@ -20,7 +20,7 @@ use crate::api::socket::{self, SocketError};
 use crate::args::RunArgs;
 use crate::local::buses::{label, names};
 use crate::local::metrics::Metrics;
-use crate::local::pipeline::{Accepted, Pipeline, Refused, Site};
+use crate::local::pipeline::{Accepted, Deadlines, Pipeline, Refused, Site};
 use crate::local::plan::{Plans, Purpose, plan};
 use crate::local::readiness::Readiness;
 use crate::local::watch::Watch;
@@ -31,8 +31,6 @@ use crate::validate::count;
 
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_millis(100);
-/// What is left of a drain's time when its deliveries are cut short, for functions to end and buses to be closed.
-const LAST_STEPS: Duration = Duration::from_secs(5);
 /// How often what waits for its bus is tried again.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -266,7 +264,7 @@ impl Session<'_> {
         let drained = tokio::select! {
             biased;
             signal = signals.next() => return Err(RunError::Undrained(format!("ended at once by a second signal, {signal}"))),
-            drained = tokio::time::timeout_at(deadline, self.pipeline.stop(deadline - LAST_STEPS)) => drained,
+            drained = tokio::time::timeout_at(deadline, self.pipeline.stop(Deadlines::before(deadline))) => drained,
         };
         match drained {
             Ok(()) if say => tracing::info!("drained"),

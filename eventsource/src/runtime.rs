@@ -179,6 +179,11 @@ impl EventSource {
         if let Some(lane) = self.sink.take() {
             lane.end(deadline).await;
         }
+        // A change that was cut off may have been ending some that nobody else knows of any more.
+        self.tasks.close();
+        if timeout_at(deadline, self.tasks.wait()).await.is_err() {
+            tracing::warn!(event_source = %self.plan.name, "not all that was ending has ended in time");
+        }
     }
 
     async fn end(&self, events: Vec<Event>, deadline: Instant) {

@@ -27,6 +27,7 @@ use evoke_function::process::{LogOutput, ProcessHost};
 use evoke_function::{guard, runtime as function};
 use evoke_trigger::plan::TriggerPlan;
 use evoke_trigger::runtime::{self as trigger, SubscriberStatus, Surroundings, Trigger};
+use evoke_trigger::shared::Readings;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -42,6 +43,11 @@ use crate::api::board::{Board, Live, OnBoard};
 /// How long a bus may take to give a Trigger its positions before it counts as away.
 const DECLARE: Duration = Duration::from_secs(10);
 
+/// What is left of the time for an end when deliveries are cut short, for functions to end,
+const FUNCTIONS_LEFT: Duration = Duration::from_secs(5);
+/// and when those are killed, for buses to be closed.
+const BUSES_LEFT: Duration = Duration::from_secs(1);
+
 /// What the parts of a pipeline share.
 pub(crate) struct Site {
     data_dir: PathBuf,
@@ -52,6 +58,7 @@ pub(crate) struct Site {
     sinks: Sinks,
     host: Arc<ProcessHost>,
     sources: Shared,
+    readings: Readings,
     board: Board,
 }
 
@@ -89,7 +96,18 @@ pub(crate) struct Pipeline {
     event_sources: BTreeMap<ObjectName, EventSource>,
     /// What does not run as planned yet, since its bus is away.
     waiting: Vec<Waiting>,
+    /// What a change ends, which goes on although nobody waits for the change any more.
+    ending: TaskTracker,
     tasks: TaskTracker,
+}
+
+/// When the parts of a pipeline have to have ended that is stopped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines {
+    /// Deliveries that are not finished are cut short then.
+    pub(crate) deliveries: Instant,
+    /// Functions that have not ended are killed then.
+    pub(crate) functions: Instant,
 }
 
 /// A part that its bus keeps from running as planned.
@@ -140,12 +158,20 @@ impl Site {
             instance: Arc::clone(&identity.name),
             deliveries: metrics.deliveries.clone(),
         };
-        Ok(Self { data_dir, identity, kinds, metrics, endpoints, sinks, host, sources, board })
+        let readings = Readings::default();
+        Ok(Self { data_dir, identity, kinds, metrics, endpoints, sinks, host, sources, readings, board })
     }
 
     /// The name of this evoke.
     pub(crate) fn instance(&self) -> Arc<str> {
         Arc::clone(&self.identity.name)
+    }
+}
+
+impl Deadlines {
+    /// For all of it to have ended by then.
+    pub(crate) fn before(end: Instant) -> Self {
+        Self { deliveries: end - FUNCTIONS_LEFT, functions: end - BUSES_LEFT }
     }
 }
 
@@ -168,6 +194,7 @@ impl Pipeline {
             triggers: BTreeMap::new(),
             event_sources: BTreeMap::new(),
             waiting: Vec::new(),
+            ending: TaskTracker::new(),
             tasks: TaskTracker::new(),
         }
     }
@@ -213,8 +240,7 @@ impl Pipeline {
     /// # Errors
     /// The first part that cannot start. What was started until then goes on, and what ran before can be applied again.
     pub(crate) async fn apply(&mut self, Accepted { plans, changes }: Accepted) -> Result<(), Refused> {
-        let deadline = Instant::now() + limits::DRAIN;
-        self.end_what_is_gone(&plans, deadline).await;
+        self.end_what_is_gone(&plans, Deadlines::before(Instant::now() + limits::DRAIN)).await;
         changes.iter().for_each(Change::report);
         for (name, plan) in &plans.buses {
             if !self.buses.contains_key(name) {
@@ -283,7 +309,11 @@ impl Pipeline {
 
     /// Ends what is in no plan any more, and what can only change by being started again: a function whose plan differs, and what
     /// moves to another bus.
-    async fn end_what_is_gone(&mut self, plans: &Plans, deadline: Instant) {
+    async fn end_what_is_gone(
+        &mut self,
+        plans: &Plans,
+        Deadlines { deliveries: deadline, functions: kill }: Deadlines,
+    ) {
         let moved: Vec<_> = self
             .event_sources
             .iter()
@@ -292,7 +322,7 @@ impl Pipeline {
             .collect();
         for name in moved {
             if let Some(running) = self.event_sources.remove(&name) {
-                running.stop(deadline).await;
+                self.end(running.stop(deadline)).await;
                 tracing::info!(event_source = %name, "stopped");
             }
         }
@@ -304,7 +334,7 @@ impl Pipeline {
             .collect();
         for name in moved {
             if let Some(running) = self.triggers.remove(&name) {
-                running.trigger.stop(deadline).await;
+                self.end(running.trigger.stop(deadline)).await;
                 tracing::info!(trigger = %name, "stopped; its positions are kept");
             }
         }
@@ -316,19 +346,24 @@ impl Pipeline {
             .collect();
         for name in changed {
             if let Some(running) = self.functions.remove(&name) {
-                running.stop(deadline).await;
+                self.end(running.stop(kill)).await;
             }
         }
         let unused: Vec<_> = self.buses.keys().filter(|name| !plans.buses.contains_key(*name)).cloned().collect();
         for name in unused {
             self.site.board.closed(&label(&name));
             if let Some(jobs) = self.jobs.remove(&name) {
-                jobs.stop(deadline).await;
+                self.end(jobs.stop(deadline)).await;
             }
             if let Some(bus) = self.buses.remove(&name) {
-                bus.close().await;
+                self.end(async move { bus.close().await }).await;
             }
         }
+    }
+
+    /// Waits for the end of a part, which comes to it even if nobody waits.
+    async fn end(&self, part: impl Future<Output = ()> + Send + 'static) {
+        self.ending.spawn(part).await.unwrap_or_default();
     }
 
     /// Follows what is asked of a bus: redrives and replays.
@@ -374,9 +409,13 @@ impl Pipeline {
                 running.plan = plan.clone();
             }
             None => {
-                let Site { sinks, metrics, .. } = &self.site;
-                let surroundings =
-                    Surroundings { subscriptions, sinks: sinks.clone(), metrics: metrics.deliveries.clone() };
+                let Site { sinks, metrics, readings, .. } = &self.site;
+                let surroundings = Surroundings {
+                    subscriptions,
+                    sinks: sinks.clone(),
+                    metrics: metrics.deliveries.clone(),
+                    readings: readings.clone(),
+                };
                 let trigger = Trigger::start(plan, surroundings)?;
                 self.triggers.insert(plan.name.clone(), RunningTrigger { plan: plan.clone(), trigger });
             }
@@ -477,8 +516,8 @@ impl Pipeline {
         Readiness { parts }
     }
 
-    /// Ends all of it in order, by `deadline`.
-    pub(crate) async fn stop(&mut self, deadline: Instant) {
+    /// Ends all of it in order. The buses are closed last, and take as long as they take.
+    pub(crate) async fn stop(&mut self, Deadlines { deliveries: deadline, functions: kill }: Deadlines) {
         let sources = std::mem::take(&mut self.event_sources).into_values();
         let listeners = self.site.sources.listeners.close(deadline.saturating_duration_since(Instant::now()));
         // Requests that are under way are answered as they settle, which takes both.
@@ -488,14 +527,23 @@ impl Pipeline {
         tokio::join!(
             futures_util::future::join_all(triggers.map(|running| running.trigger.stop(deadline))),
             futures_util::future::join_all(jobs.map(|jobs| jobs.stop(deadline))),
+            self.ended(deadline),
         );
         let functions = std::mem::take(&mut self.functions).into_values();
-        futures_util::future::join_all(functions.map(|function| function.stop(deadline))).await;
+        futures_util::future::join_all(functions.map(|function| function.stop(kill))).await;
         for bus in std::mem::take(&mut self.buses).into_values() {
             bus.close().await;
         }
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// Waits for what a change was ending when it was cut off.
+    async fn ended(&self, deadline: Instant) {
+        self.ending.close();
+        if timeout_at(deadline, self.ending.wait()).await.is_err() {
+            tracing::warn!("what a reload was ending has not ended in time");
+        }
     }
 }
 
