@@ -71,3 +71,114 @@ fn settings(partitions: u16, max_age: Option<Duration>, max_bytes: Option<u64>) 
     let retention = Retention { max_age, max_bytes, ..Retention::default() };
     Settings { partitions, retention, ..Settings::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use evoke_api::events::{OnFull, SyncMode};
+    use evoke_api::names::TopicName;
+    use prometheus::Registry;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::bus::{From, Health, Partition, Position, PublishError, TopicSpec};
+    use crate::event::Event;
+    use crate::plan::EmbeddedPlan;
+
+    const LABEL: &str = "default.default";
+
+    fn orders() -> Partition {
+        Partition { topic: TopicName::parse("default.shop.orders"), index: 0 }
+    }
+
+    fn event(id: usize, bytes: usize) -> Event {
+        Event::builder(id.to_string(), "/test", "t").data(vec![b'x'; bytes]).build().unwrap()
+    }
+
+    /// A bus with one topic.
+    async fn opened(dir: &TempDir, plan: EmbeddedPlan) -> (Arc<dyn EventBus>, Settings) {
+        let plan = BusPlan { max_event_bytes: 4096, kind: BusKind::Embedded(plan) };
+        let metrics = BusMetrics::new(&Registry::new()).unwrap();
+        let (bus, settings) = open(&plan, LABEL, dir.path(), &metrics).await.unwrap();
+        bus.declare(&TopicSpec { name: orders().topic, partitions: 1 }).await.unwrap();
+        (bus, settings)
+    }
+
+    async fn publish(bus: &dyn EventBus, events: Vec<Event>) -> Vec<Result<(), PublishError>> {
+        bus.publish(&orders(), events).await.unwrap().await
+    }
+
+    /// How many records before the second one of the log were not known to be synced when it was written, by
+    /// `docs/on-disk-format.md`.
+    fn unsynced_before_the_second(dir: &TempDir) -> u32 {
+        let log = embedded_folder(dir.path(), LABEL).join("topics/default.shop.orders/0000000001.log");
+        let bytes = std::fs::read(log).unwrap();
+        let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let (first, header) = (64, 24);
+        let second = (first + header + number(first + 4) as usize).next_multiple_of(8);
+        assert_eq!(number(second + 16), 1, "its place in the segment");
+        number(second + 20)
+    }
+
+    #[tokio::test]
+    async fn an_embedded_bus_is_as_its_plan_says() {
+        let dir = TempDir::new().unwrap();
+        let (age, bytes) = (Duration::from_secs(3600), 8 << 20);
+        let plan = EmbeddedPlan {
+            max_age: Some(age),
+            max_bytes: Some(bytes),
+            sync: SyncMode::Never,
+            on_full: OnFull::DropOldest,
+        };
+        let (bus, settings) = opened(&dir, plan).await;
+        let retention = Retention { max_age: Some(age), max_bytes: Some(bytes), ..Retention::default() };
+        assert_eq!((settings.partitions, settings.retention), (1, retention));
+        assert_eq!(bus.max_event_bytes(), 4096);
+        let refused = publish(&*bus, vec![event(0, 5000)]).await;
+        assert!(matches!(refused.as_slice(), [Err(PublishError::TooLarge { limit: 4096, .. })]), "{refused:?}");
+        for id in 0..2 {
+            assert_eq!(publish(&*bus, vec![event(id, 100)]).await, [Ok(())]);
+        }
+        assert_eq!(unsynced_before_the_second(&dir), 1);
+
+        // Half as much again as it may hold, with nobody who trims: a bus that blocks would never be done with it.
+        let (batches, batch) = (12, 256);
+        let all = async {
+            for _ in 0..batches {
+                let stored = publish(&*bus, (0..batch).map(|id| event(id, 4000)).collect()).await;
+                assert!(stored.iter().all(Result::is_ok), "{stored:?}");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("the oldest make room");
+        let mark = bus.locate(&[(orders(), From::First)]).await.unwrap()[0];
+        assert_eq!(mark.end, Position(2 + batches * batch as u128));
+        assert!(mark.first > Position(2), "{mark:?}");
+        let held = bus.stored_bytes(&orders()).await.unwrap().unwrap();
+        assert!(held <= bytes, "{held}");
+        bus.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_embedded_bus_syncs_and_blocks_unless_its_plan_says_else() {
+        let dir = TempDir::new().unwrap();
+        let (bus, settings) = opened(&dir, EmbeddedPlan { max_bytes: Some(8 << 20), ..EmbeddedPlan::default() }).await;
+        assert_eq!(settings.retention.max_age, None);
+        for id in 0..2 {
+            assert_eq!(publish(&*bus, vec![event(id, 100)]).await, [Ok(())]);
+        }
+        assert_eq!(unsynced_before_the_second(&dir), 0);
+        let mut health = bus.health();
+        let fill = async {
+            for _ in 0..12 {
+                publish(&*bus, (0..256).map(|id| event(id, 4000)).collect()).await;
+            }
+        };
+        tokio::select! {
+            () = fill => panic!("it takes more than it may hold"),
+            // What is seen is let go of before the other side ends, which clears it.
+            full = async { health.wait_for(|health| matches!(health, Health::Full(_))).await.map(drop) } => full.unwrap(),
+        }
+        let mark = bus.locate(&[(orders(), From::First)]).await.unwrap()[0];
+        assert_eq!(mark.first, Position(0), "nothing is dropped");
+        bus.close().await.unwrap();
+    }
+}

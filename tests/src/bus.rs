@@ -46,8 +46,15 @@ pub fn embedded(data: &Path) -> Arc<dyn EventBus> {
 /// The bus on servers of NATS, `nats://host:port` separated by commas, that let everyone in.
 pub async fn jetstream(url: &str) -> Arc<dyn EventBus> {
     let servers = url.split(',').map(str::to_owned).collect();
-    let plan = JetStreamPlan::on(NatsPlan { servers, ..NatsPlan::default() });
-    Arc::new(JetStreamBus::open(NAME, plan, limits::EVENT_BYTES, &metrics()).await.unwrap())
+    jetstream_as(NatsPlan { servers, ..NatsPlan::default() }).await
+}
+
+/// The same on servers that want credentials.
+///
+/// # Panics
+/// When no client takes them.
+pub async fn jetstream_as(nats: NatsPlan) -> Arc<dyn EventBus> {
+    Arc::new(JetStreamBus::open(NAME, JetStreamPlan::on(nats), limits::EVENT_BYTES, &metrics()).await.unwrap())
 }
 
 /// The bus on Kafka brokers, `host:port` separated by commas, that let everyone in.
@@ -98,6 +105,14 @@ pub async fn stored_ids(data: &Path, topic: &str) -> Vec<String> {
 /// # Panics
 /// When it cannot be read.
 pub async fn counted(bus: Arc<dyn EventBus>, topic: &str) -> Counts {
+    count(ids(bus, topic).await.into_iter().flatten())
+}
+
+/// The ids in each partition of a topic, in order. Puts an event of its own at the end of each, and closes the bus.
+///
+/// # Panics
+/// When it cannot be read.
+pub async fn ids(bus: Arc<dyn EventBus>, topic: &str) -> Vec<Vec<String>> {
     let spec = TopicSpec { name: TopicName::parse(topic), partitions: 1 };
     let found = eventually("the bus answers", SOON, async || bus.declare(&spec).await.ok()).await;
     let mut ids = Vec::new();
@@ -110,10 +125,10 @@ pub async fn counted(bus: Arc<dyn EventBus>, topic: &str) -> Counts {
         assert_eq!(receipt.await, [Ok(())]);
         let is_there = |records: &[Record]| records.last().is_some_and(|record| record.event == last);
         let records = read(&*bus, &partition, |records, _| is_there(records)).await;
-        ids.extend(records.iter().map(|record| record.event.id().to_owned()).filter(|id| id != last.id()));
+        ids.push(records.iter().map(|record| record.event.id().to_owned()).filter(|id| id != last.id()).collect());
     }
     bus.close().await.unwrap();
-    count(ids)
+    ids
 }
 
 /// Reads a partition from its beginning until the records, or the position to read on at, are `enough`.

@@ -321,6 +321,15 @@ impl Evoke {
         .await
     }
 
+    /// What `/v1/status` says of a subscriber of a Trigger, `{namespace}/{name}`, as long as it says anything.
+    pub async fn subscriber(&self, trigger: &str, name: &str) -> Option<serde_json::Value> {
+        let answer = http::get(&self.admin("/v1/status")).await.ok()?;
+        let status: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+        let mut parts = status["parts"].as_array()?.iter();
+        let part = parts.find(|part| part["kind"] == "trigger" && part["name"] == trigger)?;
+        part["subscribers"].get(name).cloned()
+    }
+
     /// True until it has ended.
     pub fn is_running(&mut self) -> bool {
         self.process.is_running()

@@ -67,6 +67,24 @@ pub fn assert_conserved<'a>(
     found
 }
 
+/// Asserts that events called `{key}-{number}` came first in the order of their numbers, key by key: a repeat may follow later, but
+/// nothing is overtaken.
+///
+/// # Panics
+/// When it does not hold.
+pub fn assert_ordered(ids: impl IntoIterator<Item = impl Into<String>>) {
+    let (mut last, mut seen) = (BTreeMap::<String, u64>::new(), BTreeSet::new());
+    for id in ids {
+        let id = id.into();
+        let (key, number) = id.split_once('-').expect("a key and a number");
+        let number: u64 = number.parse().expect("a number");
+        if seen.insert(id.clone()) {
+            let before = last.insert(key.to_owned(), number);
+            assert!(before.is_none_or(|before| before < number), "{id} came after number {before:?} of its key");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +96,11 @@ mod tests {
         let dead = count(["b"]);
         let found = balance(&sent, [&delivered, &dead]);
         assert_eq!(found, Balance { lost: vec!["c".into()], made_up: vec!["x".into()], repeats: 1 });
+    }
+
+    #[test]
+    fn repeats_are_in_order_and_what_is_overtaken_is_not() {
+        assert_ordered(["a-1", "b-1", "a-2", "a-1", "a-2", "a-10"]);
+        assert!(std::panic::catch_unwind(|| assert_ordered(["a-1", "b-2", "a-3", "a-2"])).is_err());
     }
 }

@@ -5,12 +5,13 @@
 //! | --- | --- |
 //! | [`bus`] | what a bus holds, read with evoke's own library |
 //! | [`case`] | one test: its time limit, its logs, and how it is skipped by name and reason |
+//! | [`clock`], [`disk`] | a wall clock that a test sets, a disk that it fills |
 //! | [`evoke`] | the evoke binary, its manifests and its data directory |
 //! | [`function`] | a function that notes what it gets, and can be killed and frozen |
 //! | [`servers`] | Kafka, Mosquitto, NATS and Redis as processes, certificates for their TLS |
 //! | [`http`] | a sink that records and answers by script, and a client |
 //! | [`ledger`] | what was sent against what arrived, by id |
-//! | [`load`] | senders that post events until they are accepted |
+//! | [`load`] | senders that post events until they are accepted, and load while something happens |
 //! | [`manifests`] | manifests, written short |
 //! | [`metrics`] | a scrape, parsed |
 //! | [`proxy`] | a TCP proxy that delays, holds and cuts |
@@ -25,6 +26,8 @@
 
 pub mod bus;
 pub mod case;
+pub mod clock;
+pub mod disk;
 pub mod evoke;
 pub mod function;
 pub mod http;

@@ -1,11 +1,14 @@
-//! Load on a webhook source: senders that post one event after the other, each until it is accepted.
+//! Load: senders that post one event after the other to a webhook source, each until it is accepted, and whatever else a test
+//! sends while something happens.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::eventually;
 use crate::http::request;
@@ -14,6 +17,8 @@ use crate::http::request;
 pub const SENDERS: usize = 8;
 /// How long a sender waits between two posts.
 const PACE: Duration = Duration::from_millis(5);
+/// How long [`during`] waits between two calls, at the least: one test is not to take all of a small machine.
+const CALLS: Duration = Duration::from_millis(20);
 /// How large the data of an event is.
 const BYTES: usize = 500;
 
@@ -50,8 +55,8 @@ impl Load {
             let (accepted, again) = (Arc::clone(&load.accepted), Arc::clone(&load.again));
             load.senders.spawn(async move {
                 let (mut ids, mut to) = (BTreeSet::new(), sender);
-                let mut pace = tokio::time::interval(PACE);
-                pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                let mut pace = interval(PACE);
+                pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 for n in 0.. {
                     if stop.load(Ordering::Relaxed) {
                         break;
@@ -104,4 +109,32 @@ impl Load {
         }
         Sent { ids, again: self.again.load(Ordering::Relaxed) }
     }
+}
+
+/// Calls `send` again and again, with the number of the call, until `between` is done. Returns what it says that it sent, and what
+/// `between` came to.
+pub async fn during<T>(
+    mut send: impl AsyncFnMut(usize) -> Vec<String>,
+    between: impl Future<Output = T>,
+) -> (BTreeSet<String>, T) {
+    let is_over = Cell::new(false);
+    let sending = async {
+        let (mut sent, mut pace) = (BTreeSet::new(), interval(CALLS));
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for call in 0.. {
+            pace.tick().await;
+            // What was begun is finished: of a call that is broken off nobody knows what it sent.
+            if is_over.get() {
+                break;
+            }
+            sent.extend(send(call).await);
+        }
+        sent
+    };
+    let watching = async {
+        let found = between.await;
+        is_over.set(true);
+        found
+    };
+    tokio::join!(sending, watching)
 }

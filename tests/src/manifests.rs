@@ -67,10 +67,20 @@ pub fn python(name: &str, file: &str) -> String {
     function(name, &format!("[python3, -u, {file}], workingDir: ."))
 }
 
-/// A Function that is a Python program: where it is, and what it is given.
+/// A Function that is a Python program: where it is, and what it is given. It goes by the true clock, whatever evoke's is.
 pub fn python_with(name: &str, program: &[&Path]) -> String {
     let arguments: Vec<String> = program.iter().map(|part| format!("\"{}\"", part.display())).collect();
-    function(name, &format!("[python3, {}]", arguments.join(", ")))
+    // What evoke starts inherits its variables, and with them the library that sets its clock: below that, Python's threads wait for
+    // each other far too long, or not at all.
+    let env = "env: [{name: LD_PRELOAD, value: \"\"}]";
+    function(name, &format!("[python3, {}], {env}", arguments.join(", ")))
+}
+
+/// A Function that is a Python program in a file beside its manifest, given with its arguments, and has variables of its own.
+pub fn python_with_env(name: &str, program: &[&str], env: &[(&str, &str)]) -> String {
+    let env: Vec<String> = env.iter().map(|(name, value)| format!("{{name: {name}, value: \"{value}\"}}")).collect();
+    let (program, env) = (program.join(", "), env.join(", "));
+    function(name, &format!("[python3, -u, {program}], workingDir: ., env: [{env}]"))
 }
 
 /// A Function with a command, and what else its container has.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream;
 use evoke_api::events::OnFull;
 use evoke_api::names::TopicName;
 use evoke_connect::nats::NatsPlan;
@@ -16,62 +16,22 @@ use evoke_eventbus::event::Event;
 use evoke_eventbus::jetstream::JetStreamBus;
 use evoke_eventbus::metrics::BusMetrics;
 use evoke_eventbus::plan::jetstream::JetStreamPlan;
-use evoke_tests::bus::{counted, jetstream as bus_on};
+use evoke_tests::bus::jetstream as bus_on;
 use evoke_tests::case::Verdict;
-use evoke_tests::evoke::{Evoke, Home};
-use evoke_tests::http::{Answer, Received, Sink, post};
+use evoke_tests::evoke::Home;
+use evoke_tests::http::{Answer, Received, Sink};
 use evoke_tests::ledger::{self, assert_conserved};
-use evoke_tests::load::{Load, Sent};
+use evoke_tests::load::Load;
 use evoke_tests::manifests::{bus, objects, pass, source, trigger};
 use evoke_tests::process::Signal;
 use evoke_tests::servers::nats::{Cluster, Nats, Operator};
 use evoke_tests::servers::tls;
 use evoke_tests::{SOON, eventually};
 
-/// What an outage of the servers or a kill of evoke may repeat: twice the default `maxInFlight`. A kill leaves so much delivered and
-/// not recorded, and so does an outage after which the work is given up.
-const PER_OUTAGE: usize = 2 * 100;
-const LATER: Duration = Duration::from_secs(60);
-const STREAM: &str = "evoke+default+web+in";
-
-/// A webhook on a bus with these fields beside its spec, passed on to a sink.
-fn manifests(fields: &str, sink: &Sink) -> String {
-    objects(&[bus("default", fields), source("web", "webhook: {in: {}}"), pass("all", "web", "in", &sink.url("/"))])
-}
-
-fn jetstream(url: &str, more: &str) -> String {
-    format!("jetStream: {{url: \"{url}\", {more}}}")
-}
-
-async fn send(evoke: &Evoke, id: &str, body: impl Into<bytes::Bytes>) -> u16 {
-    let headers = [("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "/s"), ("ce-type", "t")];
-    post(&evoke.webhook("/default/web/in"), &headers, body).await.status.as_u16()
-}
-
-async fn send_all(evoke: &Evoke, ids: std::ops::Range<usize>) -> BTreeSet<String> {
-    let ids: BTreeSet<String> = ids.map(|n| format!("e-{n}")).collect();
-    for id in &ids {
-        assert_eq!(send(evoke, id, id.clone()).await, 202);
-    }
-    ids
-}
-
-/// Ends a load under which `outages` happened, and asserts that everything arrives and is on the bus.
-async fn all_arrive(load: Load, sink: &Sink, evoke: &mut Evoke, url: &str, outages: usize) {
-    let Sent { ids, again } = load.end().await;
-    sink.wait_all(&ids, LATER).await;
-    evoke.stop().await;
-    // The servers recognise an event that is published again, whoever publishes it.
-    let stored = counted(bus_on(url).await, "default.web.in").await;
-    assert_conserved(&ids, [&stored], 0);
-    let found = assert_conserved(&ids, [&sink.delivered()], outages * PER_OUTAGE);
-    println!("{outages} outages: {} sent, {again} sent again, {} repeated", ids.len(), found.repeats);
-}
+use crate::jetstream_site::{LATER, PER_OUTAGE, STREAM, Site, all_arrive, jetstream, manifests, send, send_all};
 
 pub(crate) async fn events_lie_on_the_servers_in_binary_mode_and_foreign_ones_are_read() -> Verdict {
-    let nats = Nats::start().await?;
-    let sink = Sink::start().await;
-    let home = Home::with(manifests(&jetstream(&nats.url(), "partitions: 4"), &sink));
+    let Site { nats, sink, home } = Site::start("partitions: 4").await?;
     let mut evoke = home.run().await;
     let sent = send_all(&evoke, 0..40).await;
     sink.wait_all(&sent, SOON).await;
@@ -116,9 +76,7 @@ pub(crate) async fn events_lie_on_the_servers_in_binary_mode_and_foreign_ones_ar
 }
 
 pub(crate) async fn servers_that_are_down_at_start_are_waited_for() -> Verdict {
-    let nats = Nats::prepare(&[]).await?;
-    let sink = Sink::start().await;
-    let home = Home::with(manifests(&jetstream(&nats.url(), ""), &sink));
+    let Site { nats, sink, home } = Site::on(Nats::prepare(&[]).await?, "").await;
     let mut evoke = home.evoke().start().await;
     evoke.waits_for(&[&nats.address.to_string()], SOON).await;
     nats.resume().await;
@@ -131,9 +89,7 @@ pub(crate) async fn servers_that_are_down_at_start_are_waited_for() -> Verdict {
 }
 
 pub(crate) async fn a_server_that_is_killed_and_frozen_under_load_loses_nothing() -> Verdict {
-    let nats = Nats::start().await?;
-    let sink = Sink::start().await;
-    let home = Home::with(manifests(&jetstream(&nats.url(), ""), &sink));
+    let Site { nats, sink, home } = Site::start("").await?;
     let mut evoke = home.run().await;
     let load = Load::start(&evoke.webhook("/default/web/in"));
     for round in 0..3 {
@@ -152,7 +108,7 @@ pub(crate) async fn a_server_that_is_killed_and_frozen_under_load_loses_nothing(
     evoke.ready(LATER).await;
     let so_far = sink.delivered_count();
     sink.wait_delivered(so_far + 100, LATER).await;
-    all_arrive(load, &sink, &mut evoke, &nats.url(), 4).await;
+    all_arrive(load, &sink, &mut evoke, bus_on(&nats.url()).await, 4).await;
     // One line says that the bus is away, not one an attempt.
     let lost = evoke.log().count("the bus cannot write");
     assert!(lost <= 4, "{lost} lines for four outages");
@@ -160,9 +116,7 @@ pub(crate) async fn a_server_that_is_killed_and_frozen_under_load_loses_nothing(
 }
 
 pub(crate) async fn evoke_that_is_killed_under_load_goes_on_where_it_was() -> Verdict {
-    let nats = Nats::start().await?;
-    let sink = Sink::start().await;
-    let home = Home::with(manifests(&jetstream(&nats.url(), ""), &sink));
+    let Site { nats, sink, home } = Site::start("").await?;
     let run = home.evoke();
     let load = Load::start(&run.webhook("/default/web/in"));
     for _ in 0..3 {
@@ -172,7 +126,7 @@ pub(crate) async fn evoke_that_is_killed_under_load_goes_on_where_it_was() -> Ve
         evoke.kill().await;
     }
     let mut evoke = run.ready().await;
-    all_arrive(load, &sink, &mut evoke, &nats.url(), 3).await;
+    all_arrive(load, &sink, &mut evoke, bus_on(&nats.url()).await, 3).await;
     Ok(())
 }
 
@@ -253,36 +207,8 @@ pub(crate) async fn tls_is_spoken_and_a_stranger_is_named() -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn a_stream_with_other_settings_is_changed_or_named() -> Verdict {
-    let nats = Nats::start().await?;
-    let sink = Sink::start().await;
-    let context = jetstream::new(nats.client().await);
-    let config = stream::Config {
-        name: STREAM.to_owned(),
-        subjects: vec!["evoke.default.web.in".to_owned()],
-        storage: stream::StorageType::Memory,
-        ..stream::Config::default()
-    };
-    context.create_stream(config).await.unwrap();
-    let fields = "storage: file, partitions: 2, maxAge: 72h, duplicateWindow: 30s";
-    let home = Home::with(manifests(&jetstream(&nats.url(), fields), &sink));
-    let mut evoke = home.run().await;
-    let sent = send_all(&evoke, 0..5).await;
-    sink.wait_all(&sent, SOON).await;
-    let config = context.get_stream(STREAM).await.unwrap().cached_info().config.clone();
-    assert_eq!(config.max_age, Duration::from_secs(72 * 3600));
-    assert_eq!(config.duplicate_window, Duration::from_secs(30));
-    assert!(config.allow_batch_publish);
-    evoke.log().wait_for(&["it has 1 partitions, not 2", STREAM], SOON).await;
-    evoke.log().wait_for(&["it is kept in memory, which NATS does not change"], SOON).await;
-    evoke.stop().await;
-    Ok(())
-}
-
 pub(crate) async fn servers_without_batches_store_one_event_after_the_other() -> Verdict {
-    let nats = Nats::older().await?;
-    let sink = Sink::start().await;
-    let home = Home::with(manifests(&jetstream(&nats.url(), "partitions: 1"), &sink));
+    let Site { nats, sink, home } = Site::on(Nats::older().await?, "partitions: 1").await;
     let run = home.evoke();
     let mut evoke = run.clone().ready().await;
     evoke.log().wait_for(&["the servers do not know batches", "NATS 2.14"], SOON).await;
@@ -291,14 +217,12 @@ pub(crate) async fn servers_without_batches_store_one_event_after_the_other() ->
     nats.kill().await;
     nats.resume().await;
     load.more(300, LATER).await;
-    all_arrive(load, &sink, &mut evoke, &nats.url(), 1).await;
+    all_arrive(load, &sink, &mut evoke, bus_on(&nats.url()).await, 1).await;
     Ok(())
 }
 
 pub(crate) async fn a_server_that_comes_back_with_an_older_copy_is_noticed() -> Verdict {
-    let nats = Nats::start().await?;
-    let sink = Sink::start().await;
-    let home = Home::with(manifests(&jetstream(&nats.url(), "partitions: 1"), &sink));
+    let Site { nats, sink, home } = Site::start("partitions: 1").await?;
     let mut evoke = home.run().await;
     let mut sent = send_all(&evoke, 0..50).await;
     sink.wait_all(&sent, SOON).await;
@@ -347,9 +271,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 pub(crate) async fn a_stream_that_is_deleted_is_made_anew_and_read_from_its_start() -> Verdict {
-    let nats = Nats::start().await?;
-    let sink = Sink::start().await;
-    let home = Home::with(manifests(&jetstream(&nats.url(), "partitions: 1"), &sink));
+    let Site { nats, sink, home } = Site::start("partitions: 1").await?;
     let mut evoke = home.run().await;
     let mut sent = send_all(&evoke, 0..20).await;
     sink.wait_all(&sent, SOON).await;
@@ -565,9 +487,7 @@ pub(crate) async fn no_more_is_put_aside_than_the_servers_take_as_a_position() -
 }
 
 pub(crate) async fn an_event_that_is_published_again_is_stored_once_and_counted() -> Verdict {
-    let nats = Nats::start().await?;
-    let sink = Sink::start().await;
-    let home = Home::with(manifests(&jetstream(&nats.url(), "partitions: 2"), &sink));
+    let Site { nats, sink, home } = Site::start("partitions: 2").await?;
     let mut evoke = home.run().await;
     for id in ["a", "b", "a", "a", "c"] {
         assert_eq!(send(&evoke, id, id.to_owned()).await, 202, "what is there already is accepted as well");
@@ -603,7 +523,7 @@ pub(crate) async fn a_leader_that_goes_away_loses_nothing() -> Verdict {
     cluster.step_down(STREAM).await;
     let so_far = sink.delivered_count();
     sink.wait_delivered(so_far + 100, LATER).await;
-    all_arrive(load, &sink, &mut evoke, &cluster.url(), 3).await;
+    all_arrive(load, &sink, &mut evoke, bus_on(&cluster.url()).await, 3).await;
     let context = jetstream::new(cluster.nodes[0].client().await);
     eventually("the stream has its replicas", LATER, async || {
         let info = context.get_stream(STREAM).await.ok()?.cached_info().clone();

@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evoke_api::credentials::Secret;
 use evoke_api::names::TopicName;
-use evoke_connect::kafka::{Brokers, Login};
-use evoke_connect::tls::Mechanism;
+use evoke_connect::kafka::Brokers;
 use evoke_eventbus::bus::{BusError, EventBus, From, Health, Partition, Position, Reader, TopicSpec};
 use evoke_eventbus::event::Event;
 use evoke_eventbus::kafka::{KafkaBus, KafkaOptions};
@@ -19,10 +17,9 @@ use evoke_tests::evoke::{Evoke, Home};
 use evoke_tests::http::Sink;
 use evoke_tests::ledger::assert_conserved;
 use evoke_tests::load::{Load, Sent};
-use evoke_tests::manifests::{bus, objects, pass, secret, source, trigger};
+use evoke_tests::manifests::{bus, objects, pass, source, trigger};
 use evoke_tests::process::Signal;
-use evoke_tests::servers::kafka::{self, Broker, Cluster, PASSWORD, Record, USER};
-use evoke_tests::servers::tls;
+use evoke_tests::servers::kafka::{self, Broker, Cluster, Record};
 use evoke_tests::{SOON, eventually};
 use prometheus::Registry;
 use rdkafka::Message;
@@ -31,31 +28,52 @@ use rdkafka::message::Headers;
 use rdkafka::{Offset, TopicPartitionList};
 
 /// How long a broker may take to come back.
-const LATER: Duration = Duration::from_secs(90);
+pub(crate) const LATER: Duration = Duration::from_secs(90);
 /// What an outage of the brokers or a kill of evoke may repeat, beside what is on the bus twice: twice the default `maxInFlight`. A
 /// kill leaves so much delivered and not recorded, and so does an outage after which the work is given up.
 const PER_OUTAGE: usize = 2 * 100;
 
 /// A webhook, a bus on Kafka, and a Trigger to a sink. Names of their own keep the tests on one broker apart.
-struct Pipeline {
-    home: Home,
-    name: String,
-    sink: Sink,
+pub(crate) struct Pipeline {
+    pub(crate) home: Home,
+    pub(crate) name: String,
+    pub(crate) sink: Sink,
 }
 
 impl Pipeline {
-    async fn new(broker: &Broker, more: &str) -> Self {
+    pub(crate) async fn new(broker: &Broker, more: &str) -> Self {
         Self::at(&broker.listeners.plain.to_string(), broker.name("web"), more).await
     }
 
-    async fn at(brokers: &str, name: String, more: &str) -> Self {
+    pub(crate) async fn at(brokers: &str, name: String, more: &str) -> Self {
         let pipeline = Self { home: Home::new(), name, sink: Sink::start().await };
         pipeline.on(brokers, more);
         pipeline
     }
 
+    /// The same with two subscribers of the Trigger `both-{name}`, `fast` and `slow`, each at a path of its name.
+    pub(crate) async fn of_two(broker: &Broker) -> Self {
+        let (name, sink) = (broker.name("web"), Sink::start().await);
+        let to = |subscriber: &str| {
+            format!("{{name: {subscriber}, condition: it, sink: {{uri: \"{}\"}}}}", sink.url(&format!("/{subscriber}")))
+        };
+        let home = Home::with(objects(&[
+            bus("default", &format!("kafka: {{brokers: \"{}\", partitions: 2}}", broker.listeners.plain)),
+            source(&name, "webhook: {in: {}}"),
+            trigger(
+                &format!("both-{name}"),
+                &format!(
+                    "inputs: {{it: {{eventSource: {name}, event: in}}}}\nsubscribers: [{}, {}]",
+                    to("fast"),
+                    to("slow")
+                ),
+            ),
+        ]));
+        Self { home, name, sink }
+    }
+
     /// Writes the manifests.
-    fn on(&self, brokers: &str, more: &str) {
+    pub(crate) fn on(&self, brokers: &str, more: &str) {
         let Self { home, name, sink } = self;
         let manifest = objects(&[
             bus("default", &format!("kafka: {{brokers: \"{brokers}\", {more}}}")),
@@ -65,16 +83,16 @@ impl Pipeline {
         home.write("evoke.yaml", manifest);
     }
 
-    fn topic(&self) -> String {
+    pub(crate) fn topic(&self) -> String {
         format!("default.{}.in", self.name)
     }
 
-    fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/default/{}/in", self.name)
     }
 
     /// Ends a load under which `outages` happened, and asserts that everything arrives and is on the bus.
-    async fn all_arrive(&self, load: Load, mut evoke: Evoke, brokers: &str, outages: usize) {
+    pub(crate) async fn all_arrive(&self, load: Load, mut evoke: Evoke, brokers: &str, outages: usize) {
         let Sent { ids, again } = load.end().await;
         self.sink.wait_all(&ids, LATER).await;
         evoke.stop().await;
@@ -89,14 +107,20 @@ impl Pipeline {
         );
     }
 
-    async fn send(&self, evoke: &Evoke, id: &str, more: &[(&str, &str)], data: impl Into<bytes::Bytes>) -> u16 {
+    pub(crate) async fn send(
+        &self,
+        evoke: &Evoke,
+        id: &str,
+        more: &[(&str, &str)],
+        data: impl Into<bytes::Bytes>,
+    ) -> u16 {
         let headers = [("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "/s"), ("ce-type", "t")];
         evoke.post(&self.path(), &[&headers, more].concat(), data).await.status.as_u16()
     }
 }
 
 /// Everything in a topic, read with another client: partition, key, headers and value.
-async fn records(
+pub(crate) async fn records(
     broker: &Broker,
     topic: &str,
     count: usize,
@@ -271,77 +295,13 @@ pub(crate) async fn evoke_survives_kills_on_a_kafka_bus() -> Verdict {
     Ok(())
 }
 
-pub(crate) async fn a_topic_with_fewer_partitions_is_used_as_it_is() -> Verdict {
-    let broker = kafka::shared().await?;
-    let pipeline = Pipeline::new(&broker, "partitions: 8").await;
-    broker.make_topic(&pipeline.topic(), 2).await;
-    let mut evoke = pipeline.home.run().await;
-    for n in 0..20 {
-        assert_eq!(pipeline.send(&evoke, &n.to_string(), &[], "x").await, 202);
-    }
-    let sent = (0..20).map(|n| n.to_string()).collect();
-    pipeline.sink.wait_all(&sent, SOON).await;
-    let partitions: BTreeSet<i32> = records(&broker, &pipeline.topic(), 20).await.into_iter().map(|r| r.0).collect();
-    assert_eq!(partitions, [0, 1].into());
-    assert!(evoke.log().count("has 2 partitions, not 8: they are used as they are") >= 1);
-    evoke.stop().await;
-    assert_conserved(&sent, [&pipeline.sink.delivered()], 0);
-    Ok(())
-}
-
-pub(crate) async fn an_event_that_the_topic_does_not_take_is_a_dead_letter() -> Verdict {
-    let broker = kafka::shared().await?;
-    let dead = Sink::start().await;
-    let (name, sink) = (broker.name("web"), Sink::start().await);
-    let home = Home::with(objects(&[
-        bus("default", &format!("kafka: {{brokers: \"{}\", partitions: 1}}", broker.listeners.plain)),
-        source(&name, &format!("deadLetterSink: {{uri: \"{}\"}}\nwebhook: {{in: {{}}}}", dead.url("/"))),
-        pass(&format!("all-{name}"), &name, "in", &sink.url("/")),
-    ]));
-    let pipeline = Pipeline { home, name, sink };
-    broker.make_topic_with(&pipeline.topic(), 1, &[("max.message.bytes", "10000")]).await;
-    let mut evoke = pipeline.home.run().await;
-    assert_eq!(pipeline.send(&evoke, "small", &[], "x").await, 202);
-    assert_eq!(pipeline.send(&evoke, "large", &[], vec![b'L'; 20_000]).await, 202);
-    assert_eq!(pipeline.send(&evoke, "next", &[], "y").await, 202);
-    pipeline.sink.wait_all(&["small".to_owned(), "next".to_owned()].into(), SOON).await;
-    let letter = dead.wait(1, SOON).await.remove(0);
-    assert!(letter.text("evokecause").contains("10000"), "{}", letter.text("evokecause"));
-    assert_eq!(letter.body, vec![b'L'; 16 * 1024]);
-    assert!(evoke.log().count("max.message.bytes") >= 1, "the drift is said");
-    evoke.stop().await;
-    assert_eq!((pipeline.sink.count(), dead.count()), (2, 1));
-    Ok(())
-}
-
-pub(crate) async fn a_topic_made_again_is_read_from_its_beginning() -> Verdict {
-    let broker = kafka::shared().await?;
-    let pipeline = Pipeline::new(&broker, "partitions: 1").await;
-    let mut evoke = pipeline.home.run().await;
-    for n in 0..10 {
-        assert_eq!(pipeline.send(&evoke, &n.to_string(), &[], "x").await, 202);
-    }
-    pipeline.sink.wait_delivered(10, SOON).await;
-    broker.delete_topic(&pipeline.topic()).await;
-    broker.make_topic_with(&pipeline.topic(), 1, &[("message.timestamp.type", "LogAppendTime")]).await;
-    let placed = broker.produce(&pipeline.topic(), (0..5).map(|n| Record::new(format!("new {n}")).partition(0))).await;
-    let new: BTreeSet<String> = placed.into_iter().map(|placed| placed.id).collect();
-    pipeline.sink.wait_all(&new, LATER).await;
-    assert!(evoke.log().count("the bus has lost the end of its log") >= 1);
-    evoke.ready(SOON).await;
-    evoke.stop().await;
-    let sent = (0..10).map(|n| n.to_string()).chain(new).collect();
-    assert_conserved(&sent, [&pipeline.sink.delivered()], 0);
-    Ok(())
-}
-
-fn open(brokers: Brokers, prefix: &str) -> Arc<KafkaBus> {
+pub(crate) fn open(brokers: Brokers, prefix: &str) -> Arc<KafkaBus> {
     let plan = KafkaPlan { brokers, partitions: 1, ..KafkaPlan::default() };
     let metrics = BusMetrics::new(&Registry::new()).unwrap();
     KafkaBus::open(KafkaOptions { prefix: format!("{prefix}."), ..KafkaOptions::new("test", plan, metrics) }).unwrap()
 }
 
-async fn health(bus: &KafkaBus, wanted: impl Fn(&Health) -> bool) -> Health {
+pub(crate) async fn health(bus: &KafkaBus, wanted: impl Fn(&Health) -> bool) -> Health {
     let mut health = bus.health();
     let found = tokio::time::timeout(LATER, health.wait_for(|health| wanted(health))).await;
     found.expect("the bus says so").unwrap().clone()
@@ -435,191 +395,6 @@ pub(crate) async fn what_a_leader_with_a_fast_clock_wrote_is_no_other_log() -> V
     assert_eq!(end, Position(0));
     bus.close().await.unwrap();
     broker.stop().await;
-    Ok(())
-}
-
-pub(crate) async fn credentials_log_in_or_are_named() -> Verdict {
-    let broker = kafka::shared().await?;
-    let brokers = |password: &str| Brokers {
-        addresses: broker.listeners.sasl.to_string(),
-        login: Some(Login {
-            mechanism: Mechanism::ScramSha512,
-            username: Secret::new(USER),
-            password: Secret::new(password),
-        }),
-        tls: None,
-    };
-    let good = open(brokers(PASSWORD), &broker.name("site"));
-    health(&good, |health| *health == Health::Up).await;
-    assert!(good.load("").await.unwrap().is_empty());
-    let wrong = open(brokers("wr0ng-secret-31"), &broker.name("site"));
-    let known = |health: &Health| matches!(health, Health::Down(why) if why.contains("uthentication"));
-    let Health::Down(cause) = health(&wrong, known).await else { unreachable!() };
-    assert!(cause.contains("check the user, the password and the mechanism"), "{cause}");
-    assert!(!format!("{cause} {wrong:?}").contains("wr0ng-secret"));
-    assert!(matches!(wrong.load("").await, Err(BusError::Unavailable(_))));
-    good.close().await.unwrap();
-    wrong.close().await.unwrap();
-    Ok(())
-}
-
-pub(crate) async fn a_manifest_with_credentials_runs() -> Verdict {
-    let broker = kafka::shared().await?;
-    let (name, sink) = (broker.name("web"), Sink::start().await);
-    let spec = format!(
-        "kafka:\n  brokers: \"{}\"\n  authRequired: true\n  tls: {{disabled: true}}\n  partitions: 2\n  \
-         sasl: {{mechanism: SCRAM-SHA-256, username: {USER}, passwordFrom: {{secretKeyRef: {{name: kafka, key: password}}}}}}",
-        broker.listeners.sasl
-    );
-    let home = Home::with(objects(&[
-        bus("default", &spec),
-        secret("kafka", "password", PASSWORD),
-        source(&name, "webhook: {in: {}}"),
-        pass(&format!("all-{name}"), &name, "in", &sink.url("/")),
-    ]));
-    let pipeline = Pipeline { home, name, sink };
-    let mut evoke = pipeline.home.run().await;
-    assert_eq!(pipeline.send(&evoke, "a", &[], "x").await, 202);
-    assert_eq!(pipeline.sink.wait(1, SOON).await[0].id(), "a");
-    evoke.stop().await;
-    assert_eq!(evoke.log().count(PASSWORD), 0, "the password is in the log");
-    Ok(())
-}
-
-pub(crate) async fn kafka_s_own_tools_see_how_far_a_trigger_is() -> Verdict {
-    let broker = kafka::shared().await?;
-    let (name, sink) = (broker.name("web"), Sink::start().await);
-    let (trigger_name, topic) = (format!("both-{name}"), format!("default.{name}.in"));
-    let group = format!("default.{trigger_name}");
-    let to = |subscriber: &str| {
-        format!("{{name: {subscriber}, condition: it, sink: {{uri: \"{}\"}}}}", sink.url(&format!("/{subscriber}")))
-    };
-    let home = Home::with(objects(&[
-        bus("default", &format!("kafka: {{brokers: \"{}\", partitions: 2}}", broker.listeners.plain)),
-        source(&name, "webhook: {in: {}}"),
-        trigger(
-            &trigger_name,
-            &format!(
-                "inputs: {{it: {{eventSource: {name}, event: in}}}}\nsubscribers: [{}, {}]",
-                to("fast"),
-                to("slow")
-            ),
-        ),
-    ]));
-    let pipeline = Pipeline { home, name, sink };
-    let Pipeline { home, sink, .. } = &pipeline;
-    let send = async |evoke: &Evoke, ids: std::ops::Range<usize>| {
-        for n in ids {
-            assert_eq!(pipeline.send(evoke, &n.to_string(), &[], "x").await, 202);
-        }
-    };
-    let lag = async || {
-        let (ends, committed) = (broker.ends(&topic, 2).await, broker.committed(&group, &topic, 2).await);
-        (committed.len() == 2).then(|| ends.iter().map(|(p, end)| end - committed[p]).collect::<Vec<_>>())
-    };
-    let shows = async |what: &str, events: i64| {
-        eventually(what, SOON, async || (lag().await?.iter().sum::<i64>() == events).then_some(())).await;
-    };
-    let mut evoke = home.run().await;
-    send(&evoke, 0..20).await;
-    sink.wait(40, SOON).await;
-    shows("both have everything", 0).await;
-
-    evoke.stop().await;
-    let slow = format!("{trigger_name}/slow");
-    let (code, text) = home.tool_without_evoke(&["subscription", "pause", &slow]).await;
-    assert_eq!(code, Some(0), "{text}");
-    let mut evoke = home.run().await;
-    send(&evoke, 20..27).await;
-    sink.wait_at("/fast", 27, SOON).await;
-    let labels = [("trigger", &*trigger_name), ("subscriber", "slow")];
-    evoke.metric("evoke_subscription_lag_events", &labels, 7.0, SOON).await;
-    shows("the one that is behind counts", 7).await;
-    let (code, text) = home.tool(&["subscription", "resume", &slow]).await;
-    assert_eq!(code, Some(0), "{text}");
-    sink.wait_at("/slow", 27, SOON).await;
-    shows("it has caught up", 0).await;
-
-    send(&evoke, 27..30).await;
-    sink.wait_at("/fast", 30, SOON).await;
-    sink.wait_at("/slow", 30, SOON).await;
-    evoke.stop().await;
-    assert_eq!(lag().await, Some(vec![0, 0]), "the last positions are shown at the end");
-    assert!(broker.members(&group).await.is_empty(), "nobody joins the group");
-    assert_eq!(evoke.log().count("tools do not see"), 0);
-    Ok(())
-}
-
-pub(crate) async fn tls_is_spoken_and_a_stranger_is_named() -> Verdict {
-    let (broker, authority) = (kafka::shared().await?, tls::authority().await?);
-    let (ca, client, listeners) = (authority.ca(), authority.client(), broker.listeners);
-    let [mutual, sasl] = [listeners.mutual_tls, listeners.sasl_tls].map(|address| address.to_string());
-    let files = |name: &str| {
-        format!(
-            "partitions: 1, tls: {{caFrom: {{file: {ca:?}}}, certFrom: {{file: {:?}}}, keyFrom: {{file: {:?}}}, serverName: {name}}}",
-            client.cert, client.key
-        )
-    };
-    let login = format!(
-        "partitions: 1, authRequired: true, sasl: {{username: {USER}, password: {PASSWORD}}}, tls: {{caFrom: {{file: {ca:?}}}}}"
-    );
-    let pipeline = Pipeline::at(&mutual, broker.name("web"), "tls: {}").await;
-    for (more, said) in [
-        ("tls: {}".to_owned(), &["SSL handshake failed", "for a private authority set `tls.ca`"][..]),
-        (files("other.test"), &["as \"other.test\"", "other.test"]),
-    ] {
-        pipeline.on(&mutual, &more);
-        let mut evoke = pipeline.home.evoke().start().await;
-        evoke.waits_for(&[&["bus default.default", &mutual], said].concat(), LATER).await;
-        evoke.signal(Signal::TERM);
-        evoke.ended(LATER).await;
-    }
-    for (id, brokers, more) in [("certificate", &mutual, files("broker.test")), ("password", &sasl, login)] {
-        pipeline.on(brokers, &more);
-        let mut evoke = pipeline.home.run().await;
-        assert_eq!(pipeline.send(&evoke, id, &[], "x").await, 202);
-        pipeline.sink.wait_all(&[id.to_owned()].into(), SOON).await;
-        evoke.stop().await;
-    }
-    Ok(())
-}
-
-pub(crate) async fn partitions_that_others_add_are_taken_up() -> Verdict {
-    let broker = kafka::shared().await?;
-    let pipeline = Pipeline::new(&broker, "partitions: 2").await;
-    let topic = pipeline.topic();
-    let mut sent = BTreeSet::new();
-    let mut evoke = pipeline.home.run().await;
-    let mut more = async |evoke: &Evoke, ids: std::ops::Range<usize>| {
-        for id in ids.map(|n| n.to_string()) {
-            assert_eq!(pipeline.send(evoke, &id, &[], "x").await, 202);
-            sent.insert(id);
-        }
-        pipeline.sink.wait_all(&sent, SOON).await;
-    };
-    more(&evoke, 0..10).await;
-    broker.grow_topic(&topic, 4).await;
-    // Whoever makes use of them before evoke does has written nothing in vain.
-    let foreign = broker.produce(&topic, [2, 3].map(|partition| Record::new("early").partition(partition))).await;
-    more(&evoke, 10..20).await;
-
-    // They are read from their beginning.
-    let foreign: BTreeSet<String> = foreign.into_iter().map(|placed| placed.id).collect();
-    pipeline.sink.wait_all(&foreign, LATER).await;
-    evoke.log().wait_for(&["somebody gave the topic more partitions", &topic], SOON).await;
-    evoke.log().wait_for(&["the new ones are read from their start", &topic], SOON).await;
-    more(&evoke, 20..30).await;
-    evoke.stop().await;
-
-    // From its next start on it writes to them too.
-    let mut evoke = pipeline.home.run().await;
-    more(&evoke, 30..60).await;
-    evoke.stop().await;
-    let written = records(&broker, &topic, 62).await;
-    let partitions: BTreeSet<i32> = written.iter().filter(|record| record.3 == b"x").map(|record| record.0).collect();
-    assert_eq!(partitions, [0, 1, 2, 3].into());
-    sent.extend(foreign);
-    assert_conserved(&sent, [&pipeline.sink.delivered()], 0);
     Ok(())
 }
 

@@ -1,50 +1,14 @@
 //! A wall clock that is set back an hour while evoke runs: windows, retries and positions do not follow it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use evoke_tests::SOON;
-use evoke_tests::case::{Skipped, Verdict};
-use evoke_tests::evoke::{Evoke, Home, Run};
+use evoke_tests::case::Verdict;
+use evoke_tests::clock::FakeClock;
+use evoke_tests::evoke::{Evoke, Home};
 use evoke_tests::http::{Answer, Received, Sink};
 use evoke_tests::manifests::{bus, objects, pass, source, trigger};
 use evoke_tests::servers::redis::Redis;
-
-/// The wall clock of a process, through libfaketime.
-struct FakeClock {
-    library: PathBuf,
-    file: PathBuf,
-}
-
-impl FakeClock {
-    fn new(folder: &Path) -> Result<Self, Skipped> {
-        let library =
-            PathBuf::from(format!("/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH));
-        if !library.is_file() {
-            return Err(Skipped::because("no libfaketime (apt-get install faketime)"));
-        }
-        let clock = Self { library, file: folder.join("clock") };
-        clock.set("+0");
-        Ok(clock)
-    }
-
-    /// Sets it to so much before or after the true one.
-    fn set(&self, offset: &str) {
-        let partial = self.file.with_extension("new");
-        fs::write(&partial, offset).unwrap();
-        fs::rename(partial, &self.file).unwrap();
-    }
-
-    fn wear(&self, run: Run) -> Run {
-        run.env("LD_PRELOAD", self.library.to_str().unwrap())
-            .env("FAKETIME_TIMESTAMP_FILE", self.file.to_str().unwrap())
-            .env("FAKETIME_NO_CACHE", "1")
-            // A step of the wall clock leaves the monotonic one alone.
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-            .env("DONT_FAKE_MONOTONIC", "1")
-    }
-}
 
 async fn send(evoke: &Evoke, event: &str, id: &str) {
     let headers = [("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "/s"), ("ce-type", "t")];

@@ -2,55 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use evoke_tests::case::{Skipped, Verdict};
+use evoke_tests::case::Verdict;
+use evoke_tests::disk::SmallDisk;
 use evoke_tests::evoke::Home;
 use evoke_tests::http::{Sink, post};
 use evoke_tests::ledger::{self, assert_conserved};
 use evoke_tests::manifests::{objects, pass, source};
-use evoke_tests::process::Program;
 use evoke_tests::servers::kafka::{self, Record};
 use evoke_tests::{SOON, eventually};
-
-/// A small file system of its own.
-struct SmallDisk {
-    at: PathBuf,
-}
-
-impl SmallDisk {
-    async fn mount(at: PathBuf, size: &str) -> Result<Self, Skipped> {
-        fs::create_dir(&at).unwrap();
-        let options = format!("size={size},mode=700");
-        let mount = Program::new("mount", "mount").args(["-t", "tmpfs", "-o", &options, "evoke-test"]).args([&at]);
-        let (status, log) = mount.output(SOON).await;
-        if !status.success() {
-            return Err(Skipped::because(format!("may not mount a tmpfs: {}", log.text())));
-        }
-        Ok(Self { at })
-    }
-
-    /// Fills it to the last byte with a file, and returns the file.
-    fn fill(&self) -> PathBuf {
-        let path = self.at.join("filler");
-        let mut file = fs::File::create(&path).unwrap();
-        let block = vec![1; 4096];
-        while std::io::Write::write_all(&mut file, &block).is_ok() {}
-        path
-    }
-
-    fn path(&self) -> &Path {
-        &self.at
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily, since a process that is just being killed may still hold it.
-        std::process::Command::new("umount").arg("-l").arg(&self.at).status().expect("umount is there, as mount was");
-    }
-}
 
 pub(crate) async fn a_full_disk_pauses_sources_and_loses_nothing() -> Verdict {
     let broker = kafka::shared().await?;

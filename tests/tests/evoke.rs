@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and reports on standard output"
 )]
 
+mod bus_embedded_everywhere;
 mod bus_jetstream;
 mod bus_kafka;
 mod bus_redis;
@@ -21,22 +22,45 @@ mod disk_full;
 mod durability;
 mod examples;
 mod faults;
+mod function_reload;
 mod functions;
+mod functions_v1beta1;
+mod jetstream_limits;
+mod jetstream_login;
+mod jetstream_settings;
+mod jetstream_site;
 mod kafka_cluster;
+mod kafka_limits;
+mod kafka_login;
 mod kafka_source;
+mod kafka_topics;
 mod kill_loop;
 mod lifecycle;
 mod metrics;
+mod moves;
+mod mqtt_session;
 mod mqtt_source;
+mod nats_consumer;
 mod nats_source;
+mod nats_streaming;
+mod poisoned_records;
 mod quickstart;
 mod rate_limit;
+mod redis_limits;
 mod redis_source;
+mod redis_source_cluster;
+mod redis_topology;
 mod reload;
 mod replay;
 mod reply;
+mod send;
 mod sharing;
+mod source_credentials;
+mod source_freezes;
+mod spans;
 mod subscriptions;
+mod tls_names;
+mod tool_ways;
 mod tools;
 mod validate;
 mod webhook_source;
@@ -77,6 +101,8 @@ fn main() -> ExitCode {
     case::capture_panics();
     let runtime = Arc::new(tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap());
     let tests: Vec<Listed> = tests! {
+        bus_embedded_everywhere [LIMIT]:
+            a_bus_that_is_away_or_elsewhere_is_inside_and_keeps_its_limit;
         bus_redis [LIMIT]:
             events_are_readable_on_the_wire_and_foreign_ones_are_taken,
             a_server_that_is_killed_under_load_loses_nothing,
@@ -97,16 +123,8 @@ fn main() -> ExitCode {
             a_killed_broker_comes_back_and_nothing_is_lost,
             a_frozen_broker_goes_on_and_nothing_is_lost,
             evoke_survives_kills_on_a_kafka_bus,
-            a_topic_with_fewer_partitions_is_used_as_it_is,
-            an_event_that_the_topic_does_not_take_is_a_dead_letter,
-            a_topic_made_again_is_read_from_its_beginning,
             a_broker_that_is_down_at_the_start_is_waited_for,
-            what_a_leader_with_a_fast_clock_wrote_is_no_other_log,
-            credentials_log_in_or_are_named,
-            a_manifest_with_credentials_runs,
-            kafka_s_own_tools_see_how_far_a_trigger_is,
-            tls_is_spoken_and_a_stranger_is_named,
-            partitions_that_others_add_are_taken_up;
+            what_a_leader_with_a_fast_clock_wrote_is_no_other_log;
         bus_kafka [LONG]:
             a_leader_that_goes_away_loses_nothing,
             copies_survive_a_broker_and_too_many_are_named;
@@ -123,7 +141,6 @@ fn main() -> ExitCode {
             evoke_that_is_killed_under_load_goes_on_where_it_was,
             every_way_to_log_in_works_and_a_refusal_is_named,
             tls_is_spoken_and_a_stranger_is_named,
-            a_stream_with_other_settings_is_changed_or_named,
             servers_without_batches_store_one_event_after_the_other,
             a_server_that_comes_back_with_an_older_copy_is_noticed,
             a_stream_that_is_deleted_is_made_anew_and_read_from_its_start,
@@ -169,9 +186,18 @@ fn main() -> ExitCode {
             the_same_pipeline_runs_on_every_bus;
         faults [faults::limit()]:
             an_embedded_bus_loses_nothing,
+            an_embedded_bus_on_a_small_disk_loses_nothing,
             a_bus_on_jetstream_loses_nothing,
+            a_bus_on_three_nats_servers_loses_nothing,
             a_bus_on_kafka_loses_nothing,
-            a_bus_on_redis_loses_nothing;
+            a_bus_on_three_kafka_brokers_loses_nothing,
+            a_bus_on_redis_loses_nothing,
+            a_bus_on_redis_with_a_replica_loses_nothing;
+        function_reload [LIMIT]:
+            one_that_changed_is_replaced_under_load_and_no_other_is,
+            one_that_goes_with_its_trigger_finishes_and_ends,
+            one_that_goes_while_it_hangs_is_asked_to_end,
+            one_that_is_still_referred_to_does_not_go;
         functions [LIMIT]:
             a_function_gets_its_environment_and_its_output_has_its_name,
             a_function_that_exits_at_once_is_started_again_and_named,
@@ -180,12 +206,42 @@ fn main() -> ExitCode {
             sigterm_lets_a_function_finish,
             a_function_that_ignores_sigterm_is_killed,
             nothing_is_left_behind_by_a_kill;
+        jetstream_limits [LIMIT]:
+            what_a_full_stream_drops_is_counted_for_whom_it_is_lost,
+            what_is_dropped_of_several_partitions_is_not_counted_too_low,
+            what_grows_too_old_on_the_server_is_counted_for_whom_it_is_lost,
+            a_full_disk_of_the_server_pauses_sources_and_loses_nothing,
+            a_disk_that_fills_up_under_load_is_named_and_loses_nothing;
+        jetstream_login [LIMIT]:
+            a_user_that_is_removed_is_named_and_goes_on_when_it_is_back,
+            credentials_that_expire_are_named_and_new_ones_go_on;
+        jetstream_settings [LIMIT]:
+            what_changes_in_the_manifest_or_on_the_server_is_as_the_manifest_says,
+            a_stream_with_other_settings_is_changed_or_named,
+            a_retention_that_loses_events_is_named,
+            more_replicas_than_there_are_servers_are_named,
+            a_change_that_nats_refuses_holds_up_no_other,
+            replicas_follow_the_manifest_as_far_as_there_are_servers,
+            positions_are_kept_as_often_as_the_events;
+        functions_v1beta1 [LIMIT]:
+            a_function_of_the_version_before_runs_as_it_says;
         kafka_cluster [LONG]:
             a_broker_that_is_down_at_start_is_waited_for,
             a_broker_that_is_killed_and_comes_back_loses_nothing,
             a_second_evoke_joins_and_leaves_the_group,
             a_foreign_consumer_joins_and_leaves_the_group,
             a_broker_that_freezes_loses_nothing;
+        kafka_limits [LIMIT]:
+            what_is_deleted_under_a_paused_subscription_is_counted_and_named,
+            what_a_slow_subscription_has_not_read_of_a_topic_that_is_cut_to_size_is_counted,
+            what_ages_out_while_it_waits_for_a_retry_is_counted_at_the_next_start,
+            a_broker_that_ends_on_a_full_disk_is_waited_for_and_nothing_is_lost,
+            an_event_that_the_topic_does_not_take_is_a_dead_letter;
+        kafka_login [LIMIT]:
+            credentials_log_in_or_are_named,
+            a_manifest_with_credentials_runs,
+            tls_is_spoken_and_a_stranger_is_named,
+            a_user_that_is_removed_while_connected_is_named_and_welcome_again;
         kafka_source [LIMIT]:
             a_plain_record_keeps_key_headers_and_position,
             a_record_that_is_an_event_is_taken_as_one,
@@ -194,7 +250,13 @@ fn main() -> ExitCode {
             sasl_and_tls_log_in,
             a_client_certificate_logs_in,
             rejected_credentials_are_named_and_hold_up_nobody_else,
-            a_sink_without_a_bus_holds_the_commit;
+            a_sink_without_a_bus_holds_the_commit,
+            a_second_process_joins_and_leaves_where_there_is_only_a_sink;
+        kafka_topics [LIMIT]:
+            a_topic_with_fewer_partitions_is_used_as_it_is,
+            a_topic_made_again_is_read_from_its_beginning,
+            partitions_that_others_add_are_taken_up,
+            kafka_s_own_tools_see_how_far_a_trigger_is;
         kill_loop [LONG]:
             kafka_records_survive_twenty_kills,
             webhook_events_survive_twenty_kills;
@@ -202,6 +264,7 @@ fn main() -> ExitCode {
             wrong_usage_is_2_and_what_cannot_start_is_1,
             a_port_that_is_taken_is_named,
             the_drain_finishes_what_is_under_way,
+            a_sink_that_hangs_takes_no_time_from_the_last_steps,
             a_second_signal_ends_at_once_and_loses_nothing,
             ctrl_c_drains_as_sigterm_does,
             one_evoke_uses_a_data_directory,
@@ -213,6 +276,12 @@ fn main() -> ExitCode {
         metrics [LIMIT]:
             a_scrape_is_what_the_docs_say,
             no_secret_shows_anywhere;
+        moves [LIMIT]:
+            a_join_moves_with_its_window,
+            a_join_moves_with_its_window_on_jetstream,
+            a_join_moves_with_its_window_on_kafka;
+        mqtt_session [LIMIT]:
+            a_clean_session_brings_only_what_comes_while_evoke_is_there;
         mqtt_source [LIMIT]:
             messages_become_events,
             the_older_version_is_spoken_where_asked,
@@ -228,6 +297,12 @@ fn main() -> ExitCode {
             a_client_certificate_logs_in,
             a_client_that_takes_the_session_over_is_named,
             processes_share_a_subscription;
+        nats_consumer [LIMIT]:
+            a_subject_that_is_edited_becomes_the_filter,
+            a_subject_that_is_taken_out_is_no_filter_any_more,
+            a_start_that_is_edited_is_that_of_the_next_consumer,
+            a_filter_that_the_server_does_not_take_is_named,
+            a_consumer_that_would_lose_messages_is_named;
         nats_source [LIMIT]:
             messages_of_a_subject_become_events,
             a_queue_group_shares_the_messages_of_a_subject,
@@ -240,6 +315,16 @@ fn main() -> ExitCode {
             each_way_to_log_in_and_one_that_is_refused,
             what_the_user_may_not_read_is_named,
             a_subject_that_nobody_publishes_on_is_ready;
+        poisoned_records [LIMIT]:
+            they_are_passed_by_on_jetstream,
+            they_are_passed_by_on_kafka,
+            they_are_passed_by_on_redis,
+            they_are_no_lag_on_jetstream,
+            they_are_no_lag_on_kafka,
+            they_are_no_lag_on_redis;
+        nats_streaming [LIMIT]:
+            every_field_is_honoured_or_warned_of,
+            events_flow_and_the_warnings_are_printed;
         quickstart [LIMIT]:
             the_readme_shows_an_event_go_through,
             send_posts_an_event;
@@ -247,6 +332,11 @@ fn main() -> ExitCode {
             a_rate_is_kept_over_a_reload_and_holds_nobody_else_back,
             a_repeat_is_not_delivered_over_a_restart_and_a_kill,
             a_new_subscription_starts_where_it_says_and_an_old_one_goes_on;
+        redis_limits [LIMIT]:
+            drop_oldest_counts_what_a_paused_subscription_loses,
+            drop_oldest_counts_what_waited_for_a_retry,
+            max_age_takes_what_all_have_finished_and_nothing_that_one_needs,
+            max_age_takes_what_a_paused_subscription_needs_and_counts_it;
         redis_source [LIMIT]:
             stream_entries_become_events,
             a_stream_starts_where_the_manifest_says,
@@ -256,6 +346,14 @@ fn main() -> ExitCode {
             rejected_credentials_are_named,
             a_server_that_is_down_and_comes_back_loses_nothing,
             sentinel_names_the_new_master;
+        redis_topology [LIMIT]:
+            a_promoted_replica_has_all_that_was_waited_for,
+            slots_that_move_under_load_lose_nothing,
+            a_user_that_is_changed_or_deleted_is_named_and_goes_on_once_it_may;
+        redis_source_cluster [LIMIT]:
+            a_stream_and_a_list_are_read_where_they_are,
+            keys_that_move_to_another_server_are_followed,
+            a_server_that_dies_and_comes_back_loses_nothing;
         reload [LIMIT]:
             a_reload_under_load_loses_nothing,
             an_error_keeps_the_running_pipeline,
@@ -283,6 +381,11 @@ fn main() -> ExitCode {
             every_reply_arrives_over_a_kill,
             what_only_claims_to_be_an_event_is_tried_again_and_dead_lettered,
             functions_that_answer_each_other_are_cut_off;
+        send [LIMIT]:
+            data_comes_from_standard_input,
+            whole_events_come_from_standard_input,
+            https_is_trusted_as_the_machine_does,
+            an_https_sink_is_trusted_as_the_machine_does;
         sharing [LIMIT]:
             processes_come_and_go_and_nothing_is_repeated,
             processes_come_and_go_on_jetstream,
@@ -291,8 +394,41 @@ fn main() -> ExitCode {
             a_killed_process_is_replaced_on_jetstream,
             a_killed_process_is_replaced_on_kafka,
             a_stopped_process_is_replaced_and_comes_back_harmless,
+            a_stopped_process_is_replaced_and_comes_back_harmless_on_jetstream,
+            a_stopped_process_is_replaced_and_comes_back_harmless_on_kafka,
             a_copied_data_directory_is_refused,
+            a_copied_data_directory_is_refused_on_jetstream,
+            a_copied_data_directory_is_refused_on_kafka,
             a_tick_is_fired_once_over_all_processes;
+        spans [LIMIT]:
+            a_time_and_an_offset_are_places_on_the_embedded_bus,
+            a_time_and_an_offset_are_places_on_jetstream,
+            a_time_and_an_offset_are_places_on_kafka,
+            a_time_and_an_offset_are_places_on_redis,
+            a_replay_is_exact_to_the_event,
+            each_input_has_an_offset_of_its_own;
+        tool_ways [LIMIT]:
+            every_tool_works_by_every_way_on_the_embedded_bus,
+            every_tool_works_by_every_way_on_redis,
+            one_bus_of_several_is_named;
+        source_credentials [LIMIT]:
+            a_user_of_nats_that_is_taken_away_misses_nothing,
+            credentials_of_nats_that_expire_or_are_revoked_miss_nothing,
+            a_user_of_redis_that_is_taken_away_misses_nothing;
+        source_freezes [LIMIT]:
+            a_broker_of_mqtt_loses_nothing,
+            a_server_of_nats_loses_nothing_of_a_stream,
+            a_server_of_redis_loses_no_entry_of_a_stream,
+            a_server_of_redis_loses_no_item_of_a_list,
+            equal_items_of_a_list_are_each_delivered;
+        tls_names [LIMIT]:
+            a_kafka_source_checks_whom_it_reads_from,
+            a_redis_source_checks_whom_it_reads_from,
+            an_mqtt_source_checks_whom_it_reads_from,
+            a_nats_source_checks_whom_it_reads_from,
+            a_bus_on_kafka_checks_whom_it_publishes_to,
+            a_bus_on_redis_checks_whom_it_publishes_to,
+            a_bus_on_jetstream_checks_whom_it_publishes_to;
         tools [LIMIT]:
             they_work_on_jetstream,
             they_work_on_kafka,

@@ -1,25 +1,34 @@
-//! Faults at random, under load, on every kind of bus: whatever is killed, frozen or cut, and in whatever order, everything that was
-//! accepted arrives, in order where that was asked for, and repeats stay within what is promised.
+//! Faults at random, under load, on every kind of bus: whatever is killed, frozen, cut, full or set to another time, and in whatever
+//! order, everything that was accepted arrives, in order where that was asked for, and repeats stay within what is promised.
 //!
-//! The faults follow from a seed, which a failed test shows. `EVOKE_FAULTS` says how many there are, `EVOKE_FAULT_SEED` which. Every
-//! kind comes before any comes again, and each once when nobody says otherwise.
+//! The faults follow from a seed, which a failed test shows. `EVOKE_FAULTS` says how many there are, `EVOKE_FAULT_SEED` which. What a
+//! bus is on says what can go wrong there; all of that comes before anything comes again, and once when nobody says otherwise.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod deal;
+mod server;
+
+use std::fs;
 use std::time::Duration;
 
-use evoke_tests::bus as log;
-use evoke_tests::case::{Skipped, Verdict};
+use evoke_tests::case::Verdict;
+use evoke_tests::clock::FakeClock;
+use evoke_tests::disk::SmallDisk;
+use evoke_tests::eventually;
 use evoke_tests::evoke::{Evoke, Home, Run};
 use evoke_tests::function::Function;
-use evoke_tests::http::{Answer, Sink};
-use evoke_tests::ledger::{Counts, assert_conserved};
+use evoke_tests::http::{Answer, Received, Sink, get};
+use evoke_tests::ledger::{assert_conserved, assert_ordered};
 use evoke_tests::load::{self, Load};
 use evoke_tests::manifests::{bus, objects, source, trigger};
 use evoke_tests::process::Signal;
 use evoke_tests::proxy::{Line, Proxy};
-use evoke_tests::servers::kafka::Broker;
-use evoke_tests::servers::nats::Nats;
-use evoke_tests::servers::redis::Redis;
+use evoke_tests::servers::kafka::{self, Broker};
+use evoke_tests::servers::nats::{self, Nats};
+use evoke_tests::servers::redis::{Group, Redis};
+use tokio::time::{Instant, sleep};
+
+use self::deal::{Fault, MOST, deal, setting};
+use self::server::Server;
 
 /// Events that are accepted between two faults, at the least.
 const BETWEEN: usize = 200;
@@ -29,146 +38,13 @@ const RECOVERY: Duration = Duration::from_secs(120);
 /// and not yet recorded when evoke died, or could not record for so long that it had to give its work up; what a function took
 /// and did not answer for.
 const PER_FAULT: usize = 2 * 100;
-/// How long something stays frozen or cut: longer than every time limit on the way would be a different test.
+/// How long something stays frozen, cut or full: longer than every time limit on the way would be a different test.
 const PAUSE: Duration = Duration::from_secs(2);
 const TOPIC: &str = "default.web.in";
 
-/// What goes wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    KillEvoke,
-    FreezeEvoke,
-    KillFunction,
-    FreezeFunction,
-    KillServer,
-    FreezeServer,
-    CutLine,
-    HoldLine,
-    SlowLine,
-}
-
-/// How many of all there are without a server.
-const WITHOUT_SERVER: usize = 4;
-const ALL: &[Fault] = &[
-    Fault::KillEvoke,
-    Fault::FreezeEvoke,
-    Fault::KillFunction,
-    Fault::FreezeFunction,
-    Fault::KillServer,
-    Fault::FreezeServer,
-    Fault::CutLine,
-    Fault::HoldLine,
-    Fault::SlowLine,
-];
-
-/// The server below a bus.
-enum Server {
-    None,
-    Kafka(Broker),
-    Nats(Nats, Proxy),
-    Redis(Redis, Proxy),
-}
-
-impl Server {
-    fn faults(&self) -> &'static [Fault] {
-        match self {
-            Self::None => &ALL[..WITHOUT_SERVER],
-            Self::Kafka(_) | Self::Nats(..) | Self::Redis(..) => ALL,
-        }
-    }
-
-    fn bus(&self) -> String {
-        match self {
-            Self::None => "embedded: {}".to_owned(),
-            Self::Kafka(broker) => format!("kafka: {{brokers: \"{}\", replication: 1}}", broker.listeners.proxied),
-            Self::Nats(_, proxy) => format!("jetStream: {{url: \"nats://{}\"}}", proxy.address()),
-            Self::Redis(_, proxy) => format!("redis: {{address: \"{}\"}}", proxy.address()),
-        }
-    }
-
-    /// How often each event is on the bus.
-    async fn stored(&self, home: &Home) -> Counts {
-        let bus = match self {
-            Self::None => log::embedded(&home.data()),
-            Self::Kafka(broker) => log::kafka(&broker.listeners.plain.to_string()),
-            Self::Nats(nats, _) => log::jetstream(&nats.url()).await,
-            Self::Redis(redis, _) => log::redis(&[redis.address]),
-        };
-        log::counted(bus, TOPIC).await
-    }
-
-    async fn kill(&self) {
-        match self {
-            Self::None => {}
-            Self::Kafka(broker) => broker.kill().await,
-            Self::Nats(nats, _) => nats.kill().await,
-            Self::Redis(redis, _) => redis.kill().await,
-        }
-    }
-
-    async fn resume(&self) {
-        match self {
-            Self::None => {}
-            Self::Kafka(broker) => broker.start().await,
-            Self::Nats(nats, _) => nats.resume().await,
-            Self::Redis(redis, _) => redis.resume().await,
-        }
-    }
-
-    fn freeze(&self, frozen: bool) {
-        match (self, frozen) {
-            (Self::None, _) => {}
-            (Self::Kafka(broker), true) => broker.freeze(),
-            (Self::Kafka(broker), false) => broker.thaw(),
-            (Self::Nats(nats, _), true) => nats.freeze(),
-            (Self::Nats(nats, _), false) => nats.thaw(),
-            (Self::Redis(redis, _), true) => redis.freeze(),
-            (Self::Redis(redis, _), false) => redis.thaw(),
-        }
-    }
-
-    fn line(&self, line: Line) {
-        match self {
-            Self::None => {}
-            Self::Kafka(broker) => broker.line(line),
-            Self::Nats(_, proxy) | Self::Redis(_, proxy) => proxy.set(line),
-        }
-    }
-}
-
-/// A seeded source of chance.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % n as u64).unwrap()
-    }
-}
-
-/// So many faults in an order of chance.
-fn deal(kinds: &[Fault], count: usize, dice: &mut Dice) -> Vec<Fault> {
-    let (mut dealt, mut left) = (Vec::new(), Vec::new());
-    while dealt.len() < count {
-        if left.is_empty() {
-            left.extend_from_slice(kinds);
-        }
-        dealt.push(left.swap_remove(dice.below(left.len())));
-    }
-    dealt
-}
-
-fn setting(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
-
 /// How long a test may take: what it takes here, and much more for every fault.
 pub(crate) fn limit() -> Duration {
-    Duration::from_secs(300 + 60 * setting("EVOKE_FAULTS").unwrap_or(ALL.len() as u64))
+    Duration::from_secs(300 + 60 * setting("EVOKE_FAULTS").unwrap_or(MOST))
 }
 
 /// The paths of a function, one a subscriber.
@@ -176,35 +52,109 @@ const CALLED: &str = "/called";
 const CALLED_IN_ORDER: &str = "/called-in-order";
 
 /// Two subscribers with sinks, of which one fails at times, and two with a function; one of each keeps the order of each key.
+///
+/// What waited for a retry when evoke was killed, and its clock was set back before, is put off by as much as a `Retry-After` may be:
+/// less than [`RECOVERY`] here.
 fn subscribers(any: &Sink, ordered: &Sink, function: &Function) -> String {
+    let subscriber = |name: &str, uri: &str, delivery: &str| {
+        format!(
+            "- {{name: {name}, condition: it, sink: {{uri: \"{uri}\"}}, delivery: {{retryAfterMax: PT1M{delivery}}}}}"
+        )
+    };
+    let subscribers = [
+        subscriber("any", &any.url("/"), ", backoffDelay: PT0.05S"),
+        subscriber("ordered", &ordered.url("/"), ", ordering: partitionKey"),
+        subscriber("called", &function.url(CALLED), ""),
+        subscriber("called-in-order", &function.url(CALLED_IN_ORDER), ", ordering: partitionKey"),
+    ];
     trigger(
         "t",
-        &format!(
-            "inputs: {{it: {{eventSource: web, event: in}}}}\n\
-             subscribers:\n  \
-             - {{name: any, condition: it, sink: {{uri: \"{}\"}}, delivery: {{backoffDelay: PT0.05S}}}}\n  \
-             - {{name: ordered, condition: it, sink: {{uri: \"{}\"}}, delivery: {{ordering: partitionKey}}}}\n  \
-             - {{name: called, condition: it, sink: {{uri: \"{}\"}}}}\n  \
-             - {{name: called-in-order, condition: it, sink: {{uri: \"{}\"}}, delivery: {{ordering: partitionKey}}}}",
-            any.url("/"),
-            ordered.url("/"),
-            function.url(CALLED),
-            function.url(CALLED_IN_ORDER)
-        ),
+        &format!("inputs: {{it: {{eventSource: web, event: in}}}}\nsubscribers:\n  {}", subscribers.join("\n  ")),
     )
 }
 
-async fn faults(name: &str, server: Server) -> Verdict {
+/// What things go wrong with.
+struct Scene {
+    evoke: Evoke,
+    run: Run,
+    function: Function,
+    /// The wall clock that evoke has, if that is set.
+    clock: Option<FakeClock>,
+    /// How far it is ahead.
+    hours: i32,
+    server: Server,
+    home: Home,
+}
+
+impl Scene {
+    async fn strike(&mut self, fault: Fault, load: &Load) {
+        match fault {
+            Fault::KillEvoke => {
+                self.evoke.kill().await;
+                self.evoke = self.run.clone().start().await;
+            }
+            Fault::FreezeEvoke => {
+                self.evoke.signal(Signal::STOP);
+                sleep(PAUSE).await;
+                self.evoke.signal(Signal::CONT);
+            }
+            Fault::SetClockBack => self.set_clock(-1),
+            Fault::SetClockAhead => self.set_clock(1),
+            Fault::KillFunction => self.function.kill().await,
+            Fault::FreezeFunction => self.function.freeze(PAUSE).await,
+            Fault::KillServer => self.server.restart().await,
+            Fault::FreezeServer => self.server.freeze().await,
+            Fault::CutLine => self.server.disturb(Line::Cut).await,
+            Fault::HoldLine => self.server.disturb(Line::Held).await,
+            Fault::SlowLine => self.server.disturb(Line::Slow(Duration::from_millis(50))).await,
+            Fault::FillDisk => self.fill_disk().await,
+            Fault::ChangeLeader => self.server.change_leader(load).await,
+        }
+    }
+
+    fn set_clock(&mut self, hours: i32) {
+        self.hours += hours;
+        self.clock.as_ref().expect("evoke has a clock of its own").set(&format!("{:+}h", self.hours));
+    }
+
+    /// Fills the disk until the bus has been full for a while, and takes away again what filled it.
+    async fn fill_disk(&self) {
+        let Server::SmallDisk(disk) = &self.server else { panic!("there is no disk to fill") };
+        // What everybody has finished is given up for what comes. A subscription that stands still has not.
+        self.set_subscription("pause").await;
+        let filler = disk.fill();
+        let mut full_since: Option<Instant> = None;
+        eventually("the bus is full and stays so", RECOVERY, async || {
+            disk.fill();
+            let answer = get(&self.evoke.admin("/readyz")).await.ok()?;
+            if !answer.text().contains(": full: ") {
+                full_since = None;
+                return None;
+            }
+            (full_since.get_or_insert_with(Instant::now).elapsed() >= PAUSE).then_some(())
+        })
+        .await;
+        fs::remove_file(filler).unwrap();
+        self.set_subscription("resume").await;
+    }
+
+    async fn set_subscription(&self, to: &str) {
+        let (code, text) = self.home.tool(&["subscription", to, "t/any"]).await;
+        assert_eq!(code, Some(0), "{text}");
+    }
+}
+
+async fn faults(name: &str, home: Home, server: Server) -> Verdict {
     let kinds = server.faults();
     let seed = setting("EVOKE_FAULT_SEED").unwrap_or_else(|| name.bytes().map(u64::from).sum());
     let count = setting("EVOKE_FAULTS").map_or(kinds.len(), |count| usize::try_from(count).unwrap());
     println!("faults on {name}: EVOKE_FAULT_SEED={seed} EVOKE_FAULTS={count}");
-    let flaky = |request: &evoke_tests::http::Received| match request.attempt {
+    let clock = kinds.contains(&Fault::SetClockBack).then(|| FakeClock::new(home.path())).transpose()?;
+    let flaky = |request: &Received| match request.attempt {
         1 if request.id().ends_with('7') => Answer::Status(503),
         _ => Answer::Status(200),
     };
     let (any, ordered) = (Sink::scripted(flaky).await, Sink::start().await);
-    let home = Home::new();
     let function = Function::new(&home, "f");
     home.write(
         "evoke.yaml",
@@ -215,15 +165,23 @@ async fn faults(name: &str, server: Server) -> Verdict {
             subscribers(&any, &ordered, &function),
         ]),
     );
-    let run = home.evoke();
-    let mut evoke = run.clone().ready().await;
-    let load = Load::start(&run.webhook("/default/web/in"));
-    for fault in deal(kinds, count, &mut Dice(seed)) {
+    // Nobody looks at a clock through a library where nobody sets it.
+    let run = match &clock {
+        Some(clock) => clock.wear(home.evoke()),
+        None => home.evoke(),
+    };
+    let evoke = run.clone().start().await;
+    let mut scene = Scene { evoke, run, function, clock, hours: 0, server, home };
+    scene.evoke.ready(RECOVERY).await;
+    let load = Load::start(&scene.run.webhook("/default/web/in"));
+    for fault in deal(&kinds, count, seed) {
         load.more(BETWEEN, RECOVERY).await;
         println!("faults on {name}: {fault:?} after {} events", load.accepted());
-        evoke = strike(fault, &server, &function, &run, evoke).await;
+        // It holds a client of every kind of server.
+        Box::pin(scene.strike(fault, &load)).await;
     }
     load.more(BETWEEN, RECOVERY).await;
+    let Scene { home, server, function, mut evoke, .. } = scene;
     evoke.ready(RECOVERY).await;
     let sent = load.end().await;
     let total = sent.ids.len();
@@ -232,10 +190,13 @@ async fn faults(name: &str, server: Server) -> Verdict {
     let called = function.wait_taken(CALLED, total, RECOVERY).await;
     let called_in_order = function.wait_taken(CALLED_IN_ORDER, total, RECOVERY).await;
     evoke.stop().await;
-    // What was sent again may be there twice, and so may what was being published when the server did not answer.
-    let stored = server.stored(&home).await;
-    let twice = assert_conserved(&sent.ids, [&stored], sent.again + count * load::SENDERS).repeats;
-    println!("faults on {name}: {total} events, {} sent again, {twice} stored again", sent.again);
+    let twice = match server.stored(&home).await {
+        // What was sent again may be there twice, and so may what was being published when the server did not answer.
+        Some(stored) => assert_conserved(&sent.ids, [&stored], sent.again + count * load::SENDERS).repeats,
+        // Without a server, only what each sender was not answered for.
+        None => count * load::SENDERS,
+    };
+    println!("faults on {name}: {total} events, {} sent again, at most {twice} stored again", sent.again);
     let allowed = count * PER_FAULT + twice;
     for (subscriber, delivered) in [
         ("any", any.delivered()),
@@ -252,79 +213,43 @@ async fn faults(name: &str, server: Server) -> Verdict {
     Ok(())
 }
 
-async fn strike(fault: Fault, server: &Server, function: &Function, run: &Run, mut evoke: Evoke) -> Evoke {
-    match fault {
-        Fault::KillEvoke => {
-            evoke.kill().await;
-            evoke = run.clone().start().await;
-        }
-        Fault::FreezeEvoke => {
-            evoke.signal(Signal::STOP);
-            tokio::time::sleep(PAUSE).await;
-            evoke.signal(Signal::CONT);
-        }
-        Fault::KillFunction => function.kill().await,
-        Fault::FreezeFunction => function.freeze(PAUSE).await,
-        Fault::KillServer => {
-            server.kill().await;
-            server.resume().await;
-        }
-        Fault::FreezeServer => {
-            server.freeze(true);
-            tokio::time::sleep(PAUSE).await;
-            server.freeze(false);
-        }
-        Fault::CutLine | Fault::HoldLine | Fault::SlowLine => {
-            server.line(match fault {
-                Fault::CutLine => Line::Cut,
-                Fault::HoldLine => Line::Held,
-                _ => Line::Slow(Duration::from_millis(50)),
-            });
-            tokio::time::sleep(PAUSE).await;
-            server.line(Line::Open);
-        }
-    }
-    evoke
-}
-
-/// The events of a key came first in the order in which they were sent: a repeat may follow later, but nothing is overtaken.
-fn assert_ordered(ids: impl IntoIterator<Item = String>) {
-    let mut last: BTreeMap<String, u64> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for id in ids {
-        let (key, number) = id.split_once('-').unwrap();
-        let number: u64 = number.parse().unwrap();
-        if seen.insert((key.to_owned(), number)) {
-            let before = last.insert(key.to_owned(), number);
-            assert!(
-                before.is_none_or(|before| before < number),
-                "{id} came after {key}-{}",
-                before.unwrap_or_default()
-            );
-        }
-    }
-}
-
 pub(crate) async fn an_embedded_bus_loses_nothing() -> Verdict {
-    faults("embedded", Server::None).await
+    faults("embedded", Home::new(), Server::Embedded).await
+}
+
+pub(crate) async fn an_embedded_bus_on_a_small_disk_loses_nothing() -> Verdict {
+    let home = Home::new();
+    let disk = SmallDisk::mount(home.data(), "32m").await?;
+    faults("small disk", home, Server::SmallDisk(disk)).await
 }
 
 pub(crate) async fn a_bus_on_jetstream_loses_nothing() -> Verdict {
     // A publish ack of NATS comes before the data is synced, which a kill of the server alone survives.
     let nats = Nats::start().await?;
     let proxy = Proxy::start(nats.address).await;
-    faults("jetstream", Server::Nats(nats, proxy)).await
+    faults("jetstream", Home::new(), Server::Nats(nats, proxy)).await
+}
+
+pub(crate) async fn a_bus_on_three_nats_servers_loses_nothing() -> Verdict {
+    faults("three nats servers", Home::new(), Server::NatsCluster(nats::Cluster::start().await?)).await
 }
 
 pub(crate) async fn a_bus_on_kafka_loses_nothing() -> Verdict {
     let broker = Broker::prepare().await?;
     broker.start().await;
-    faults("kafka", Server::Kafka(broker)).await
+    faults("kafka", Home::new(), Server::Kafka(broker)).await
+}
+
+pub(crate) async fn a_bus_on_three_kafka_brokers_loses_nothing() -> Verdict {
+    faults("three kafka brokers", Home::new(), Server::KafkaCluster(kafka::Cluster::start().await?)).await
 }
 
 pub(crate) async fn a_bus_on_redis_loses_nothing() -> Verdict {
-    let redis: Result<Redis, Skipped> = Redis::start().await;
-    let redis = redis?;
+    let redis = Redis::start().await?;
     let proxy = Proxy::start(redis.address).await;
-    faults("redis", Server::Redis(redis, proxy)).await
+    faults("redis", Home::new(), Server::Redis(redis, proxy)).await
+}
+
+pub(crate) async fn a_bus_on_redis_with_a_replica_loses_nothing() -> Verdict {
+    faults("redis with a replica", Home::new(), Server::RedisGroup(Box::new(Group::start().await?))).await
 }

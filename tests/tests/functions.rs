@@ -12,7 +12,7 @@ use evoke_tests::{SOON, eventually};
 
 /// What every function here starts with: it says its process id and the one of a child of its own, takes events, and hands on to
 /// `on_event` what to do with them.
-const PRELUDE: &str = r#"
+pub(crate) const PRELUDE: &str = r#"
 import os, signal, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -43,22 +43,28 @@ fn home(program: &str, subscriber: &str) -> Home {
     home
 }
 
-async fn send(evoke: &Evoke, id: &str) {
+pub(crate) async fn send(evoke: &Evoke, id: &str) {
     let headers = [("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "/s"), ("ce-type", "t")];
     assert_eq!(evoke.post("/default/web/in", &headers, "x").await.status, 202);
 }
 
-/// The process ids in the latest line that a function wrote on its start, and how many such lines there are.
+/// The process ids in the line that the function `f` wrote on one of its starts, from 1.
 async fn pids(evoke: &Evoke, start: usize) -> Vec<String> {
-    let line = eventually(&format!("start {start} of the function"), SOON, async || {
+    pids_of(evoke, "f", start).await
+}
+
+/// The same of any function.
+pub(crate) async fn pids_of(evoke: &Evoke, function: &str, start: usize) -> Vec<String> {
+    let mark = format!("default/{function} | pids ");
+    let line = eventually(&format!("start {start} of {function}"), SOON, async || {
         let log = evoke.log().text();
-        log.lines().filter(|line| line.contains("pids ")).nth(start - 1).map(str::to_owned)
+        log.lines().filter(|line| line.contains(&mark)).nth(start - 1).map(str::to_owned)
     })
     .await;
     line.rsplit("pids ").next().unwrap().split_whitespace().map(str::to_owned).collect()
 }
 
-async fn gone(pids: &[String]) {
+pub(crate) async fn gone(pids: &[String]) {
     let is_gone = |pid: &String| {
         let stat = std::fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
         // A zombie is gone for everybody but whoever ought to wait for it.

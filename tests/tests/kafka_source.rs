@@ -7,9 +7,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use cloudevents::{AttributesReader, EventBuilder, EventBuilderV10};
 use evoke_tests::case::Verdict;
 use evoke_tests::evoke::{Evoke, Home};
-use evoke_tests::http::{Received, Sink};
+use evoke_tests::http::{Answer, Received, Sink};
+use evoke_tests::ledger::assert_conserved;
+use evoke_tests::load::during;
 use evoke_tests::manifests::{bare_source, objects, pass, secret, source};
-use evoke_tests::servers::kafka::{self, Broker, PASSWORD, Record, USER};
+use evoke_tests::servers::kafka::{self, Broker, PASSWORD, Record, USER, produce};
 use evoke_tests::servers::tls;
 use evoke_tests::{SOON, eventually};
 use serde_json::json;
@@ -299,7 +301,7 @@ pub(crate) async fn rejected_credentials_are_named_and_hold_up_nobody_else() -> 
 pub(crate) async fn a_sink_without_a_bus_holds_the_commit() -> Verdict {
     let broker = kafka::shared().await?;
     let (topic, group) = (broker.topic(1).await, broker.name("group"));
-    let sink = Sink::scripted(|_| evoke_tests::http::Answer::Hang).await;
+    let sink = Sink::scripted(|_| Answer::Hang).await;
     let spec = format!(
         "sink: {{uri: \"{}\"}}\nkafka:\n  orders: {{brokers: \"{}\", authRequired: false, topic: {topic}, startAt: earliest, consumerGroup: {group}}}",
         sink.url("/"),
@@ -312,12 +314,52 @@ pub(crate) async fn a_sink_without_a_bus_holds_the_commit() -> Verdict {
     let committed = broker.committed(&group, &topic, 1).await;
     assert!(committed.get(&0).is_none_or(|offset| *offset == 0), "committed before the sink's answer: {committed:?}");
     evoke.kill().await;
-    sink.script(|_| evoke_tests::http::Answer::Status(200));
+    sink.script(|_| Answer::Status(200));
     let _evoke = home.run().await;
     sink.wait_delivered(5, SOON).await;
     eventually("the commit", SOON, async || {
         (broker.committed(&group, &topic, 1).await.get(&0) == Some(&5)).then_some(())
     })
     .await;
+    Ok(())
+}
+
+pub(crate) async fn a_second_process_joins_and_leaves_where_there_is_only_a_sink() -> Verdict {
+    const MAX_IN_FLIGHT: usize = 50;
+    const REBALANCES: usize = 2;
+
+    let broker = kafka::shared().await?;
+    let (topic, group) = (broker.topic(4).await, broker.name("group"));
+    let sink = Sink::scripted(|_| Answer::After(Duration::from_millis(5), Box::new(Answer::Status(200)))).await;
+    let spec = format!(
+        "sink: {{uri: \"{}\"}}\ndelivery: {{maxInFlight: {MAX_IN_FLIGHT}}}\n\
+         kafka:\n  orders: {{brokers: \"{}\", authRequired: false, topic: {topic}, startAt: earliest, consumerGroup: {group}}}",
+        sink.url("/"),
+        broker.listeners.plain
+    );
+    let homes = [0, 1].map(|_| Home::with(bare_source("kafka", &spec)));
+    let mut one = homes[0].run().await;
+    let producer = broker.producer();
+    let publish = async |call: usize| {
+        let records = (0..8).map(|n| Record::new(format!("{call}-{n}")).partition(n % 4));
+        produce(&producer, &topic, records).await.into_iter().map(|placed| placed.id).collect::<Vec<_>>()
+    };
+    let second = async {
+        sink.wait_delivered(200, SOON).await;
+        let mut two = homes[1].run().await;
+        eventually("two members", SOON, async || (broker.members(&group).await.len() == 2).then_some(())).await;
+        two.metric("evoke_source_events_total", &[("outcome", "accepted")], 200.0, SOON).await;
+        two.stop().await;
+        eventually("one member", SOON, async || (broker.members(&group).await.len() == 1).then_some(())).await;
+        let so_far = sink.delivered_count();
+        sink.wait_delivered(so_far + 200, SOON).await;
+    };
+    let (sent, ()) = during(publish, second).await;
+    sink.wait_all(&sent, Duration::from_secs(60)).await;
+    one.stop().await;
+    let found = assert_conserved(&sent, [&sink.delivered()], REBALANCES * 2 * MAX_IN_FLIGHT);
+    println!("rebalance without a bus: {} sent, {} repeated", sent.len(), found.repeats);
+    let committed: i64 = broker.committed(&group, &topic, 4).await.values().sum();
+    assert_eq!(usize::try_from(committed), Ok(sent.len()), "everything is committed");
     Ok(())
 }

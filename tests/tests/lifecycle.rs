@@ -7,8 +7,8 @@ use std::time::Duration;
 use evoke_tests::case::Verdict;
 use evoke_tests::evoke::{Evoke, Home, command};
 use evoke_tests::http::{Answer, Sink, get, request};
-use evoke_tests::ledger::assert_conserved;
-use evoke_tests::manifests::{bare_source, bus, objects, pass, source};
+use evoke_tests::ledger::{assert_conserved, count};
+use evoke_tests::manifests::{bare_source, bus, objects, pass, python, source, trigger};
 use evoke_tests::process::Signal;
 use evoke_tests::servers::redis::Redis;
 use evoke_tests::{SOON, eventually};
@@ -74,6 +74,51 @@ pub(crate) async fn the_drain_finishes_what_is_under_way() -> Verdict {
     sink.wait_delivered(sent.len(), SOON).await;
     evoke.stop().await;
     assert_conserved(&sent, [&sink.delivered()], 0);
+    Ok(())
+}
+
+/// A function that takes a moment to end when it is asked to.
+const POLITE: &str = r#"
+import os, signal, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+def leave(*_):
+    time.sleep(0.5); print("good bye"); sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), BaseHTTPRequestHandler).serve_forever()
+"#;
+
+pub(crate) async fn a_sink_that_hangs_takes_no_time_from_the_last_steps() -> Verdict {
+    let (hanging, prompt) = (Sink::scripted(|_| Answer::Hang).await, Sink::start().await);
+    let spec = format!(
+        "inputs: {{it: {{eventSource: web, event: in}}}}\n\
+         subscribers:\n  - {{name: hanging, condition: it, sink: {{uri: \"{}\"}}, delivery: {{timeout: PT10M}}}}\n  \
+         - {{name: prompt, condition: it, sink: {{uri: \"{}\"}}}}",
+        hanging.url("/"),
+        prompt.url("/")
+    );
+    let objects = objects(&[source("web", "webhook: {in: {}}"), trigger("t", &spec), python("polite", "polite.py")]);
+    let home = Home::with(objects);
+    home.write("polite.py", POLITE);
+    let mut evoke = home.run().await;
+    send(&evoke, "1").await;
+    hanging.wait(1, SOON).await;
+    prompt.wait_delivered(1, SOON).await;
+    // Within the deadline: the hanging delivery is cut short, then the function ends by itself, and the bus is closed.
+    evoke.stop().await;
+    let log = evoke.log().text();
+    let place = |part: &str| log.find(part).unwrap_or_else(|| panic!("{part} is not in the log"));
+    let steps = ["draining", "deliveries are cut short", "default/polite | good bye", "drained"].map(place);
+    assert!(steps.is_sorted(), "{steps:?}");
+
+    // What was recorded is not delivered again, what was cut short is.
+    hanging.script(|_| Answer::Status(200));
+    let mut evoke = home.run().await;
+    send(&evoke, "2").await;
+    hanging.wait_delivered(2, SOON).await;
+    prompt.wait_delivered(2, SOON).await;
+    evoke.stop().await;
+    assert_eq!(hanging.delivered(), count(["1", "2"]));
+    assert_eq!(prompt.attempts(), count(["1", "2"]));
     Ok(())
 }
 

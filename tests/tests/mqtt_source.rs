@@ -20,7 +20,7 @@ fn home(url: &str, more: &str, sink: &Sink) -> Home {
     Home::with(objects(&[source("mqtt", &spec), pass("all", "mqtt", "in", &sink.url("/"))]))
 }
 
-async fn reading(broker: &Mosquitto, more: &str) -> (Home, Evoke, Sink) {
+pub(crate) async fn reading(broker: &Mosquitto, more: &str) -> (Home, Evoke, Sink) {
     let sink = Sink::start().await;
     let home = home(&format!("tcp://{}", broker.address), more, &sink);
     let evoke = home.run().await;

@@ -21,12 +21,16 @@ use serde_json::json;
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// A source of one event called `in`.
-fn home(url: &str, more: &str, sink: &Sink) -> Home {
+pub(crate) fn manifests(url: &str, more: &str, sink: &Sink) -> String {
     let spec = format!("deadLetterSink: {{uri: \"{}\"}}\nnats:\n  in: {{url: \"{url}\"{more}}}", sink.url("/dead"));
-    Home::with(objects(&[source("nats", &spec), pass("all", "nats", "in", &sink.url("/"))]))
+    objects(&[source("nats", &spec), pass("all", "nats", "in", &sink.url("/"))])
 }
 
-async fn reading(nats: &Nats, more: &str) -> (Home, Evoke, Sink) {
+fn home(url: &str, more: &str, sink: &Sink) -> Home {
+    Home::with(manifests(url, more, sink))
+}
+
+pub(crate) async fn reading(nats: &Nats, more: &str) -> (Home, Evoke, Sink) {
     let sink = Sink::start().await;
     let home = home(&nats.url(), more, &sink);
     let evoke = home.run().await;
@@ -34,7 +38,7 @@ async fn reading(nats: &Nats, more: &str) -> (Home, Evoke, Sink) {
 }
 
 /// A stream of the subjects below its name in lower case.
-async fn make_stream(client: &Client, name: &str) -> jetstream::Context {
+pub(crate) async fn make_stream(client: &Client, name: &str) -> jetstream::Context {
     let context = jetstream::new(client.clone());
     let subjects = vec![format!("{}.>", name.to_lowercase())];
     let config = stream::Config { name: name.to_owned(), subjects, ..stream::Config::default() };
@@ -48,7 +52,12 @@ async fn publish(context: &jetstream::Context, stream: &str, subject: &str, payl
     format!("{stream}/{}", ack.sequence)
 }
 
-async fn publish_all(context: &jetstream::Context, stream: &str, subject: &str, count: usize) -> BTreeSet<String> {
+pub(crate) async fn publish_all(
+    context: &jetstream::Context,
+    stream: &str,
+    subject: &str,
+    count: usize,
+) -> BTreeSet<String> {
     let mut ids = BTreeSet::new();
     for n in 0..count {
         ids.insert(publish(context, stream, subject, &n.to_string()).await);
@@ -56,8 +65,28 @@ async fn publish_all(context: &jetstream::Context, stream: &str, subject: &str, 
     ids
 }
 
+/// Publishes until the server says that it has it, which recognises what it had before, and returns the id that the event will have.
+async fn store(context: &jetstream::Context, subject: &str, payload: &str) -> String {
+    eventually("the message is stored", AGAIN, async || {
+        let once = headers(&[("Nats-Msg-Id", payload)]);
+        let sent = context.publish_with_headers(subject.to_owned(), once, payload.to_owned().into()).await.ok()?;
+        let ack = sent.await.ok()?;
+        Some(format!("{}/{}", ack.stream, ack.sequence))
+    })
+    .await
+}
+
+/// What one call of a load stores, and the ids.
+pub(crate) async fn store_some(context: &jetstream::Context, call: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        ids.push(store(context, "s.a", &format!("{call}-{n}")).await);
+    }
+    ids
+}
+
 /// Waits until every message that the consumer has given out is acknowledged and none is left.
-async fn acked(context: &jetstream::Context, stream: &str, consumer: &str) {
+pub(crate) async fn acked(context: &jetstream::Context, stream: &str, consumer: &str) {
     eventually("every message is acknowledged", SOON, async || {
         let info = context.get_stream(stream).await.ok()?.consumer_info(consumer).await.ok()?;
         (info.num_ack_pending == 0 && info.num_pending == 0).then_some(())

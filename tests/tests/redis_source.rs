@@ -15,30 +15,54 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncCommands, cmd};
 use serde_json::json;
 
-const GROUP: &str = "default.redis.in";
+pub(crate) const GROUP: &str = "default.redis.in";
 
-/// A source of one event called `in`.
-async fn reading(address: &str, more: &str) -> (Home, Evoke, Sink) {
+pub(crate) async fn reading(address: &str, more: &str) -> (Home, Evoke, Sink) {
     let sink = Sink::start().await;
     let home = home(address, more, &sink);
     let evoke = home.run().await;
     (home, evoke, sink)
 }
 
-fn home(address: &str, more: &str, sink: &Sink) -> Home {
+/// A source of one event called `in`.
+pub(crate) fn manifests(address: &str, more: &str, sink: &Sink) -> String {
     let spec = format!("redis:\n  in: {{redisHost: \"{address}\"{more}}}");
-    Home::with(objects(&[source("redis", &spec), pass("all", "redis", "in", &sink.url("/"))]))
+    objects(&[source("redis", &spec), pass("all", "redis", "in", &sink.url("/"))])
+}
+
+fn home(address: &str, more: &str, sink: &Sink) -> Home {
+    Home::with(manifests(address, more, sink))
 }
 
 async fn add(redis: &mut MultiplexedConnection, stream: &str, fields: &[(&str, &str)]) -> String {
     redis.xadd::<_, _, _, _, String>(stream, "*", fields).await.unwrap()
 }
 
+/// What one call of a load adds to the stream `in`, and the ids.
+pub(crate) async fn add_some(redis: &mut MultiplexedConnection, call: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        ids.push(format!("in/{}", add(redis, "in", &[("data", &format!("{call}-{n}"))]).await));
+    }
+    ids
+}
+
 /// Waits until no entry is pending in the source's group.
-async fn acked(redis: &mut MultiplexedConnection, stream: &str, group: &str) {
+pub(crate) async fn acked(redis: &mut MultiplexedConnection, stream: &str, group: &str) {
     eventually("every entry is acknowledged", SOON, async || {
         let pending: redis::Value = cmd("XPENDING").arg(stream).arg(group).query_async(redis).await.ok()?;
         matches!(pending, redis::Value::Array(ref parts) if parts.first() == Some(&redis::Value::Int(0))).then_some(())
+    })
+    .await;
+}
+
+/// Waits until nothing is left in any list. One that is empty is none to Redis; what evoke notes beside it is of other types.
+pub(crate) async fn emptied(redis: &mut MultiplexedConnection) {
+    eventually("nothing is left in any list", SOON, async || {
+        let mut scan = cmd("SCAN");
+        scan.arg(0).arg("COUNT").arg(1000).arg("TYPE").arg("list");
+        let (_, lists): (String, Vec<String>) = scan.query_async(redis).await.ok()?;
+        lists.is_empty().then_some(())
     })
     .await;
 }
@@ -137,14 +161,7 @@ pub(crate) async fn list_items_survive_a_kill() -> Verdict {
     let all: BTreeSet<String> = items.into_iter().collect();
     eventually("every item", Duration::from_secs(60), async || (bodies().len() == all.len()).then_some(())).await;
     assert_eq!(bodies(), all);
-    // A list that is empty is none to Redis; what evoke notes beside it is of other types.
-    eventually("nothing is left in any list", SOON, async || {
-        let mut scan = cmd("SCAN");
-        scan.arg(0).arg("COUNT").arg(1000).arg("TYPE").arg("list");
-        let (_, lists): (String, Vec<String>) = scan.query_async(&mut redis).await.ok()?;
-        lists.is_empty().then_some(())
-    })
-    .await;
+    emptied(&mut redis).await;
     let repeats = sink.count() - all.len();
     assert!(repeats <= 1000, "{repeats} repeats after one kill");
     evoke.stop().await;

@@ -15,7 +15,7 @@ use evoke_tests::{SOON, eventually};
 use serde_json::{Value, json};
 
 /// A subscriber `even` of events whose data says so, and one of all.
-fn manifest(sink: &Sink) -> String {
+pub(crate) fn manifest(sink: &Sink) -> String {
     let (even, all) = (sink.url("/even"), sink.url("/all"));
     let spec = format!(
         "inputs: {{it: {{eventSource: web, event: in}}}}\n\
@@ -29,7 +29,7 @@ fn home(sink: &Sink) -> Home {
     Home::with(manifest(sink))
 }
 
-async fn send(evoke: &Evoke, n: usize) {
+pub(crate) async fn send(evoke: &Evoke, n: usize) {
     let id = n.to_string();
     let headers = [
         ("ce-specversion", "1.0"),
@@ -47,7 +47,7 @@ async fn row(home: &Home, subscriber: &str) -> Value {
 }
 
 /// Waits until `all` has recorded `count` events, and gives back where it is.
-async fn offset(home: &Home, count: usize) -> String {
+pub(crate) async fn offset(home: &Home, count: usize) -> String {
     eventually("the position is recorded", SOON, async || {
         let row = row(home, "all").await;
         (row["evaluated"] == count).then(|| row["inputs"][0]["offset"].as_str().unwrap().to_owned())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use evoke_tests::case::Verdict;
 use evoke_tests::evoke::{Evoke, Home};
-use evoke_tests::http::{self, Answer, Sink};
+use evoke_tests::http::{Answer, Sink};
 use evoke_tests::ledger::assert_conserved;
 use evoke_tests::load::{Load, Sent};
 use evoke_tests::manifests::{bus, objects, source, trigger};
@@ -42,21 +42,14 @@ fn manifest(server: &BusServer, split: &Sink, join: &Sink) -> String {
     ])
 }
 
-/// What a process says of a subscriber.
-async fn subscriber(evoke: &Evoke, name: &str) -> Option<Value> {
-    let status: Value = serde_json::from_str(&http::get(&evoke.admin("/v1/status")).await.ok()?.text()).ok()?;
-    let part = status["parts"].as_array()?.iter().find(|part| part["kind"] == "trigger")?.clone();
-    Some(part["subscribers"][name].clone())
-}
-
 /// The partitions that a process owns.
 async fn owned(evoke: &Evoke) -> BTreeSet<u64> {
-    let subscriber = subscriber(evoke, "split").await.unwrap_or_default();
+    let subscriber = evoke.subscriber("default/t", "split").await.unwrap_or_default();
     subscriber["mine"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect()
 }
 
 async fn owns_join(evoke: &Evoke) -> bool {
-    subscriber(evoke, "join").await.is_some_and(|subscriber| subscriber["mine"] == "all")
+    evoke.subscriber("default/t", "join").await.is_some_and(|subscriber| subscriber["mine"] == "all")
 }
 
 /// Waits until these processes own everything between them, each at least `least`.
@@ -172,9 +165,20 @@ async fn kill_one(server: &BusServer) -> Verdict {
 }
 
 pub(crate) async fn a_stopped_process_is_replaced_and_comes_back_harmless() -> Verdict {
-    let server = BusServer::redis().await?;
+    stop_one(&BusServer::redis().await?).await
+}
+
+pub(crate) async fn a_stopped_process_is_replaced_and_comes_back_harmless_on_jetstream() -> Verdict {
+    stop_one(&BusServer::jetstream().await?).await
+}
+
+pub(crate) async fn a_stopped_process_is_replaced_and_comes_back_harmless_on_kafka() -> Verdict {
+    stop_one(&BusServer::kafka().await?).await
+}
+
+async fn stop_one(server: &BusServer) -> Verdict {
     let (split, join) = (sink().await, sink().await);
-    let homes: Vec<_> = (0..2).map(|_| Home::with(manifest(&server, &split, &join))).collect();
+    let homes: Vec<_> = (0..2).map(|_| Home::with(manifest(server, &split, &join))).collect();
     let (mut one, mut two) = (homes[0].run().await, homes[1].run().await);
     divided(&[&one, &two], 4).await;
     let load = Load::start(&one.webhook("/default/web/in"));
@@ -193,9 +197,20 @@ pub(crate) async fn a_stopped_process_is_replaced_and_comes_back_harmless() -> V
 }
 
 pub(crate) async fn a_copied_data_directory_is_refused() -> Verdict {
-    let server = BusServer::redis().await?;
+    copy_data(&BusServer::redis().await?).await
+}
+
+pub(crate) async fn a_copied_data_directory_is_refused_on_jetstream() -> Verdict {
+    copy_data(&BusServer::jetstream().await?).await
+}
+
+pub(crate) async fn a_copied_data_directory_is_refused_on_kafka() -> Verdict {
+    copy_data(&BusServer::kafka().await?).await
+}
+
+async fn copy_data(server: &BusServer) -> Verdict {
     let (split, join) = (sink().await, sink().await);
-    let (home, copy) = (Home::with(manifest(&server, &split, &join)), Home::with(manifest(&server, &split, &join)));
+    let (home, copy) = (Home::with(manifest(server, &split, &join)), Home::with(manifest(server, &split, &join)));
     let mut one = home.run().await;
     fs::create_dir_all(copy.data()).unwrap();
     fs::copy(home.data().join("INSTANCE"), copy.data().join("INSTANCE")).unwrap();

@@ -50,18 +50,18 @@ async fn on_every_broker(bus: &BusServer) -> Verdict {
     Ok(())
 }
 
-async fn send(evoke: &Evoke, id: &str) {
+pub(crate) async fn send(evoke: &Evoke, id: &str) {
     let headers = [("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "/s"), ("ce-type", "t")];
     assert_eq!(evoke.post("/default/web/in", &headers, "x").await.status, 202);
 }
 
 /// How often each event came, as a replay or otherwise.
-fn delivered(sink: &Sink, is_replay: bool) -> ledger::Counts {
+pub(crate) fn delivered(sink: &Sink, is_replay: bool) -> ledger::Counts {
     let came = |request: &Received| request.status == Some(200) && request.ce("evokereplay").is_empty() != is_replay;
     ledger::count(sink.received().iter().filter(|request| came(request)).map(Received::id))
 }
 
-fn once<const N: usize>(ids: [&str; N]) -> ledger::Counts {
+pub(crate) fn once<const N: usize>(ids: [&str; N]) -> ledger::Counts {
     ledger::count(ids)
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use evoke_api::events::SyncMode;
 use evoke_api::names::TopicName;
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -22,9 +23,18 @@ use crate::metrics::BusMetrics;
 const DIR: &str = "/bus";
 
 fn open(disk: &SimDisk, clock: &Arc<AtomicI64>) -> Result<(Arc<EmbeddedBus>, BusMetrics), OpenError> {
+    open_with(disk, clock, SyncMode::Always)
+}
+
+fn open_with(
+    disk: &SimDisk,
+    clock: &Arc<AtomicI64>,
+    sync: SyncMode,
+) -> Result<(Arc<EmbeddedBus>, BusMetrics), OpenError> {
     let metrics = BusMetrics::new(&Registry::new()).unwrap();
     let options = EmbeddedOptions {
         segments: SegmentSizes { first: 2 << 10, largest: 8 << 10 },
+        sync,
         ..EmbeddedOptions::new("test", metrics.clone())
     };
     let clock = clock.clone();
@@ -392,4 +402,35 @@ async fn a_failed_sync_is_not_tried_again_on_the_same_file() {
         ids.extend(reader.next(1000).await.unwrap().records.iter().map(|r| r.event.id().to_owned()));
     }
     assert_eq!(ids, ["0", "1", "2"]);
+}
+
+#[tokio::test]
+async fn a_receipt_waits_for_a_sync_unless_told_otherwise() {
+    for (sync, waits) in [(SyncMode::Always, true), (SyncMode::Never, false)] {
+        let disk = SimDisk::new(3);
+        let (bus, _) = open_with(&disk, &Arc::new(AtomicI64::new(0)), sync).unwrap();
+        let to = partition(0);
+        bus.declare(&TopicSpec { name: to.topic.clone(), partitions: 1 }).await.unwrap();
+        let seen = disk.watch_seen();
+        let syncs = || seen.borrow().syncs;
+        // All of it fits into the first files, which are synced in any case before others follow them.
+        for id in 0..3 {
+            let before = syncs();
+            let event = Event::builder(id.to_string(), "/sync", "t").data(vec![0; 100]).build().unwrap();
+            assert_eq!(bus.publish(&to, vec![event]).await.unwrap().await, [Ok(())]);
+            assert_eq!(syncs() > before, waits, "{sync:?}: event {id}");
+            let before = syncs();
+            let put = Put { key: "k".into(), value: Some("v".into()), expect: Expect::Any };
+            assert!(bus.store(vec![put]).await.unwrap()[0].is_some());
+            assert_eq!(syncs() > before, waits, "{sync:?}: state {id}");
+        }
+        // What was never synced is at the end, so that a power cut after that takes nothing.
+        bus.close().await.unwrap();
+        drop(bus);
+        disk.cut();
+        let (bus, _) = open_with(&disk.after_power_cut(), &Arc::new(AtomicI64::new(0)), sync).unwrap();
+        assert_eq!(bus.locate(&[(to, From::Next)]).await.unwrap()[0].at, Position(3), "{sync:?}");
+        assert_eq!(bus.load("k").await.unwrap().len(), 1, "{sync:?}");
+        bus.close().await.unwrap();
+    }
 }

@@ -87,6 +87,8 @@ pub(super) struct Seen {
     pub(super) held: u64,
     /// Files that there was no space for.
     pub(super) refused: u64,
+    /// Syncs of files.
+    pub(super) syncs: u64,
 }
 
 /// Holds up whoever syncs a folder.
@@ -413,6 +415,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.disk.hooks.seen.send_modify(|seen| seen.syncs += 1);
         self.disk.change(|sim| {
             let Sim { files, rng, faults, .. } = sim;
             let file = files.get_mut(&self.id).ok_or_else(gone)?;

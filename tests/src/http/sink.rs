@@ -15,11 +15,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::ledger::{self, Counts};
+use crate::servers::tls::Identity;
 
 /// One request that the sink took.
 #[derive(Clone, Debug)]
@@ -111,6 +114,7 @@ struct Shared {
 /// An HTTP server that takes whatever is posted to it.
 pub struct Sink {
     address: SocketAddr,
+    scheme: &'static str,
     shared: Arc<Shared>,
     _server: JoinSet<()>,
 }
@@ -129,24 +133,35 @@ impl Sink {
 
     /// A sink that answers by script.
     pub async fn scripted(script: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
-        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), script)
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), None, script)
+    }
+
+    /// A sink that answers 200 over TLS, as this server.
+    pub async fn with_tls(server: &Identity) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, Some(server.acceptor()), |_| Answer::Status(200))
     }
 
     /// A sink at an address that was free before.
     pub async fn at(address: SocketAddr, script: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
-        Self::on(TcpListener::bind(address).await.unwrap(), script)
+        Self::on(TcpListener::bind(address).await.unwrap(), None, script)
     }
 
-    fn on(listener: TcpListener, script: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
+    fn on(
+        listener: TcpListener,
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             script: Mutex::new(Arc::new(script)),
             taken: Mutex::default(),
             changed: watch::Sender::new(()),
         });
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let mut server = JoinSet::new();
-        server.spawn(serve(listener, shared.clone()));
-        Self { address, shared, _server: server }
+        server.spawn(serve(listener, tls, shared.clone()));
+        Self { address, scheme, shared, _server: server }
     }
 
     /// Answers by another script from now on.
@@ -161,7 +176,7 @@ impl Sink {
 
     /// The URL of a path, which starts with `/`.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     /// All requests so far, as they came.
@@ -189,6 +204,12 @@ impl Sink {
         ledger::count(self.shared.taken.lock().requests.iter().map(|request| request.id().to_owned()))
     }
 
+    /// How often each body came, as text.
+    pub fn bodies(&self) -> Counts {
+        let taken = self.shared.taken.lock();
+        ledger::count(taken.requests.iter().map(|request| String::from_utf8_lossy(&request.body)))
+    }
+
     /// How many requests came so far.
     pub fn count(&self) -> usize {
         self.shared.taken.lock().requests.len()
@@ -201,6 +222,15 @@ impl Sink {
     pub async fn wait(&self, count: usize, within: Duration) -> Vec<Received> {
         self.until(&format!("{count} requests"), within, |taken| taken.requests.len() >= count).await;
         self.received()
+    }
+
+    /// Waits for `count` more requests than there are now.
+    ///
+    /// # Panics
+    /// When they have not come within `within`.
+    pub async fn wait_more(&self, count: usize, within: Duration) {
+        let count = self.count() + count;
+        self.until(&format!("{count} requests"), within, |taken| taken.requests.len() >= count).await;
     }
 
     /// Waits for the `count`th request at one path and returns all there so far.
@@ -255,21 +285,32 @@ impl Sink {
     }
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { return };
-                connections.spawn(connection(stream, shared.clone()));
+                connections.spawn(connection(stream, tls.clone(), shared.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
+async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     stream.set_nodelay(true).unwrap_or_default();
+    match tls {
+        None => exchange(stream, shared).await,
+        Some(tls) => {
+            // Who does not trust this server goes away, and has sent nothing.
+            let Ok(stream) = tls.accept(stream).await else { return };
+            exchange(stream, shared).await;
+        }
+    }
+}
+
+async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     let service = service_fn(|request| answer(request, shared.clone()));
     // The other side may end a connection as it likes.
     hyper::server::conn::http1::Builder::new()

@@ -2,6 +2,7 @@
 
 mod client;
 mod cluster;
+mod users;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -107,10 +108,18 @@ impl Broker {
     /// # Errors
     /// Where Kafka cannot be had.
     pub async fn prepare() -> Result<Self, Skipped> {
-        Self::prepare_at(&Place::all(1)[0]).await
+        Self::prepare_with(&[]).await
     }
 
-    async fn prepare_at(place: &Place) -> Result<Self, Skipped> {
+    /// The same with more settings, or others than it would have.
+    ///
+    /// # Errors
+    /// Where Kafka cannot be had.
+    pub async fn prepare_with(settings: &[(&str, &str)]) -> Result<Self, Skipped> {
+        Self::prepare_at(&Place::all(1)[0], settings).await
+    }
+
+    async fn prepare_at(place: &Place, settings: &[(&str, &str)]) -> Result<Self, Skipped> {
         let jars = JARS.get(fetch()).await?;
         let authority = tls::authority().await?;
         let folder = scratch::dir("kafka");
@@ -125,7 +134,9 @@ impl Broker {
             behind,
         };
         fs::write(folder.path().join("server.pem"), authority.server().bundle()).unwrap();
-        let properties = properties(folder.path(), place, &listeners, &authority.ca());
+        let mut properties = properties(folder.path(), place, &listeners, &authority.ca());
+        // Of several lines for one setting, the last one counts.
+        properties.extend(settings.iter().map(|(name, value)| format!("{name}={value}\n")));
         fs::write(folder.path().join("server.properties"), properties).unwrap();
         let broker = Self {
             jars: jars.as_ref().clone(),
@@ -168,6 +179,15 @@ impl Broker {
         if let Some(mut process) = process {
             process.kill().await;
         }
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it still runs after `within`.
+    pub async fn ended(&self, within: Duration) {
+        let process = self.process.lock().take();
+        process.expect("the broker runs").ended(within).await;
     }
 
     /// Ends it; a broker of the tests has nothing to lose, and shutting down takes Kafka seconds.

@@ -155,6 +155,20 @@ impl Mosquitto {
         }
     }
 
+    /// Freezes it with SIGSTOP, until [`Mosquitto::thaw`].
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.process.lock().as_ref().expect("the broker runs").signal(signal);
+    }
+
     /// How many lines of its log hold every one of `parts`.
     pub fn logged(&self, parts: &[&str]) -> usize {
         let process = self.process.lock();
@@ -192,6 +206,8 @@ impl Mosquitto {
 pub struct Publisher {
     client: AsyncClient,
     events: EventLoop,
+    /// How long the broker may take to confirm what is published.
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -211,7 +227,14 @@ impl Publisher {
             }
         };
         tokio::time::timeout(SOON, connected).await.expect("the broker answers");
-        Self { client, events }
+        Self { client, events, patience: SOON }
+    }
+
+    /// Lets the broker take longer to confirm what is published, such as while it is frozen.
+    #[must_use]
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Publishes a message and waits until the broker has it.
@@ -266,6 +289,6 @@ impl Publisher {
                 }
             }
         };
-        tokio::time::timeout(SOON, confirmed).await.expect("the broker confirms what is published");
+        tokio::time::timeout(self.patience, confirmed).await.expect("the broker confirms what is published");
     }
 }

@@ -20,6 +20,8 @@ use crate::{SOON, eventually, ports, scratch};
 const VERSION: &str = "2.15.1";
 /// One that knows no batches.
 const OLDER: &str = "2.10.26";
+/// What a server writes once it has read its configuration again.
+const RELOADED: &str = "Reloaded server configuration";
 
 pub(super) static SHARED: Shared<Nats> = Shared::new();
 static BINARY: Shared<PathBuf> = Shared::new();
@@ -109,7 +111,7 @@ impl Nats {
         Self { binary, folder, settings: Mutex::new(lines), address, process: Mutex::new(None) }
     }
 
-    /// Replaces the lines of configuration that start with `key`, for the next [`Nats::resume`].
+    /// Replaces the lines of configuration that start with `key`, for the next [`Nats::resume`] or [`Nats::reload`].
     pub fn reconfigure(&self, key: &str, line: &str) {
         let mut settings = self.settings.lock();
         settings.retain(|old| !old.starts_with(key));
@@ -122,11 +124,23 @@ impl Nats {
         eventually("NATS listens", SOON, async || tokio::net::TcpStream::connect(self.address).await.ok()).await;
     }
 
-    async fn spawn(&self) {
+    /// Has it read its configuration again while it runs, and waits until it has.
+    pub async fn reload(&self) {
+        self.configure();
+        let log = self.process.lock().as_ref().expect("the server runs").log().clone();
+        let before = log.count(RELOADED);
+        self.signal(Signal::HUP);
+        eventually("NATS has its new configuration", SOON, async || (log.count(RELOADED) > before).then_some(())).await;
+    }
+
+    fn configure(&self) -> PathBuf {
         let config = self.folder.path().join("nats.conf");
-        let text = self.settings.lock().join("\n");
-        fs::write(&config, text).unwrap();
-        let process = Program::new("nats", &self.binary).arg_path("-c", &config).start().await;
+        fs::write(&config, self.settings.lock().join("\n")).unwrap();
+        config
+    }
+
+    async fn spawn(&self) {
+        let process = Program::new("nats", &self.binary).arg_path("-c", &self.configure()).start().await;
         crate::case::show_on_failure(process.log());
         *self.process.lock() = Some(process);
     }

@@ -1,11 +1,13 @@
 //! Redis, its clusters and Sentinel, from Debian's package.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
+use redis::streams::StreamRangeReply;
 use redis::{AsyncConnectionConfig, Client};
 use tempfile::TempDir;
 
@@ -13,6 +15,10 @@ use super::tls;
 use crate::case::Skipped;
 use crate::process::{Pid, Process, Program, Signal, is_installed};
 use crate::{SOON, eventually, ports, scratch};
+
+mod cluster;
+
+pub use cluster::Cluster;
 
 /// A Redis server with its data; running or not.
 #[derive(Debug)]
@@ -132,6 +138,11 @@ impl Redis {
         }
     }
 
+    /// True from its start until it is killed.
+    pub fn is_running(&self) -> bool {
+        self.process.lock().is_some()
+    }
+
     /// Freezes it with SIGSTOP, until [`Redis::thaw`].
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
@@ -156,6 +167,19 @@ impl Redis {
         connection(&format!("redis://{}/", self.address)).await
     }
 
+    /// The ids of the events in a stream of a bus, in order.
+    pub async fn stream_ids(&self, key: &str) -> Vec<String> {
+        let mut range = redis::cmd("XRANGE");
+        range.arg(key).arg("-").arg("+");
+        let found: StreamRangeReply = range.query_async(&mut self.connection().await).await.unwrap();
+        found.ids.iter().map(|entry| entry.get("ce-id").expect("an event of evoke's")).collect()
+    }
+
+    /// A connection whose commands may take as long as the server is frozen.
+    pub async fn patient_connection(&self) -> MultiplexedConnection {
+        connect(&format!("redis://{}/", self.address), Duration::from_secs(90)).await
+    }
+
     /// A connection as a user.
     pub async fn connection_as(&self, user: &str, password: &str) -> MultiplexedConnection {
         connection(&format!("redis://{user}:{password}@{}/", self.address)).await
@@ -163,57 +187,18 @@ impl Redis {
 }
 
 async fn connection(url: &str) -> MultiplexedConnection {
+    connect(url, Duration::from_secs(10)).await
+}
+
+async fn connect(url: &str, answers_within: Duration) -> MultiplexedConnection {
     let client = Client::open(url).unwrap();
-    let config = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(answers_within));
     eventually("Redis answers", SOON, async || {
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.ok()?;
         redis::cmd("PING").query_async::<String>(&mut connection).await.ok()?;
         Some(connection)
     })
     .await
-}
-
-/// Three servers that share the keys between them.
-#[derive(Debug)]
-pub struct Cluster {
-    /// Each with a third of the slots.
-    pub nodes: Vec<Redis>,
-}
-
-impl Cluster {
-    /// Starts three servers and waits until each knows who has what.
-    ///
-    /// # Errors
-    /// Where Redis cannot be had.
-    pub async fn start() -> Result<Self, Skipped> {
-        let (mut nodes, mut buses) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
-            let bus = ports::free().port();
-            let port = format!("cluster-port {bus}");
-            nodes.push(Redis::with(&["cluster-enabled yes", "cluster-node-timeout 2000", &port]).await?);
-            buses.push(bus);
-        }
-        let mut first = nodes[0].connection().await;
-        for (index, (node, slots)) in nodes.iter().zip([(0, 5460), (5461, 10922), (10923, 16383)]).enumerate() {
-            let mut connection = node.connection().await;
-            let mut add = redis::cmd("CLUSTER");
-            add.arg("ADDSLOTSRANGE").arg(slots.0).arg(slots.1).exec_async(&mut connection).await.unwrap();
-            if index > 0 {
-                let mut meet = redis::cmd("CLUSTER");
-                meet.arg("MEET").arg("127.0.0.1").arg(node.address.port()).arg(buses[index]);
-                meet.exec_async(&mut first).await.unwrap();
-            }
-        }
-        for node in &nodes {
-            let mut connection = node.connection().await;
-            eventually("the cluster is whole", SOON, async || {
-                let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(&mut connection).await.ok()?;
-                (info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")).then_some(())
-            })
-            .await;
-        }
-        Ok(Self { nodes })
-    }
 }
 
 /// A master, a replica of it, and a Sentinel that watches them.
@@ -258,14 +243,29 @@ impl Group {
         Ok(group)
     }
 
+    /// Waits until Sentinel knows a replica that is well, and so may become the master.
     async fn wait_until_known(&self) {
         let mut sentinel = connection(&format!("redis://{}/", self.sentinel)).await;
         eventually("Sentinel knows the replica", SOON, async || {
-            let found: Result<Vec<redis::Value>, _> =
-                redis::cmd("SENTINEL").arg("replicas").arg(MASTER).query_async(&mut sentinel).await;
-            found.ok().filter(|replicas| !replicas.is_empty())
+            let found: Vec<HashMap<String, String>> =
+                redis::cmd("SENTINEL").arg("replicas").arg(MASTER).query_async(&mut sentinel).await.ok()?;
+            // What is wrong with it would be among its flags.
+            found.iter().any(|replica| replica.get("flags").is_some_and(|flags| flags == "slave")).then_some(())
         })
         .await;
+    }
+
+    /// The server that Sentinel names as the master, and the other one.
+    pub async fn roles(&self) -> (&Redis, &Redis) {
+        let mut sentinel = connection(&format!("redis://{}/", self.sentinel)).await;
+        let (_, port) = eventually("Sentinel names a master", SOON, async || {
+            let mut ask = redis::cmd("SENTINEL");
+            ask.arg("get-master-addr-by-name").arg(MASTER);
+            ask.query_async::<(String, u16)>(&mut sentinel).await.ok()
+        })
+        .await;
+        let is_replica = port == self.replica.address.port();
+        if is_replica { (&self.replica, &self.master) } else { (&self.master, &self.replica) }
     }
 
     /// Waits until all that the master took so far is on the replica too.
@@ -277,13 +277,30 @@ impl Group {
 
     /// Kills the master and waits until Sentinel has made the replica one.
     pub async fn fail_over(&self) {
-        self.master.kill().await;
+        let (master, replica) = self.roles().await;
+        master.kill().await;
         eventually("the replica is the master", SOON, async || {
+            let named = self.roles().await.0.address;
             // A server that changes its role ends its connections.
-            let mut replica = self.replica.connection().await;
-            let info: String = redis::cmd("INFO").arg("replication").query_async(&mut replica).await.ok()?;
-            info.contains("role:master").then_some(())
+            let mut promoted = replica.connection().await;
+            let info: String = redis::cmd("INFO").arg("replication").query_async(&mut promoted).await.ok()?;
+            (named == replica.address && info.contains("role:master")).then_some(())
         })
         .await;
+    }
+
+    /// Starts the server that was killed as the replica of the one that took its place, and waits until it could take it back.
+    pub async fn rejoin(&self) {
+        let (master, old) = self.roles().await;
+        old.resume().await;
+        let (mut following, mut followed) = (old.connection().await, master.connection().await);
+        let port = master.address.port();
+        eventually("the old master follows", SOON, async || {
+            redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).exec_async(&mut following).await.ok()?;
+            let info: String = redis::cmd("INFO").arg("replication").query_async(&mut followed).await.ok()?;
+            info.contains("state=online").then_some(())
+        })
+        .await;
+        self.wait_until_known().await;
     }
 }

@@ -5,6 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Shared;
 use crate::SOON;
@@ -33,6 +38,22 @@ impl Identity {
     /// Key and certificate in one PEM text, as Kafka takes them.
     pub fn bundle(&self) -> String {
         format!("{}{}", fs::read_to_string(&self.key).unwrap(), fs::read_to_string(&self.cert).unwrap())
+    }
+
+    /// What takes connections as this server, whoever the client is.
+    ///
+    /// # Panics
+    /// When it is no identity of a server.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        let chain = CertificateDer::pem_file_iter(&self.cert).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
     }
 }
 

@@ -33,7 +33,7 @@ fn openfunctions_fields_mean_what_dapr_makes_of_them() {
         "redisHost": "s1:26379, s2", "failover": true, "sentinelMasterName": "mymaster", "enableTLS": true, "redisDB": 3,
         "redisUsername": "evoke", "redisPasswordFrom": { "env": "KNOWN" },
         "redeliverInterval": "15s", "processingTimeout": "60000",
-        "dialTimeout": "1s", "readTimeout": "2s", "redisMinRetryInterval": "1s",
+        "dialTimeout": "1s", "readTimeout": "2s", "redisMinRetryInterval": "1s", "redisMaxRetryInterval": "9000",
     }));
     let addresses: Vec<_> = plan.server.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["s1:26379", "s2:26379"]);
@@ -46,8 +46,14 @@ fn openfunctions_fields_mean_what_dapr_makes_of_them() {
         (plan.server.dial_timeout, plan.server.response_timeout),
         (Duration::from_secs(1), Duration::from_secs(2))
     );
-    assert_eq!(plan.retry_first, Duration::from_secs(1));
+    assert_eq!((plan.retry_first, plan.retry_longest), (Duration::from_secs(1), Duration::from_secs(9)));
     assert!(!format!("{plan:?}").contains("hunter2"));
+}
+
+#[test]
+fn the_first_wait_is_no_longer_than_the_longest() {
+    let plan = sound(json!({ "redisMinRetryInterval": "1m", "redisMaxRetryInterval": "10s" }));
+    assert_eq!((plan.retry_first, plan.retry_longest), (Duration::from_secs(10), Duration::from_secs(10)));
 }
 
 #[test]
@@ -102,6 +108,15 @@ fn what_is_wrong_is_said_where_it_is() {
 fn what_has_no_effect_is_named() {
     for (spec, expected) in [
         (json!({ "poolSize": 20 }), "poolSize: not acted on: a source has two connections and no pool"),
+        (json!({ "poolTimeout": "5s" }), "poolTimeout: not acted on: a source has two connections and no pool"),
+        (json!({ "maxConnAge": "1h" }), "maxConnAge: not acted on: a source has two connections and no pool"),
+        (json!({ "minIdleConns": 2 }), "minIdleConns: not acted on: a source has two connections and no pool"),
+        (
+            json!({ "idleCheckFrequency": "1m" }),
+            "idleCheckFrequency: not acted on: a source has two connections and no pool",
+        ),
+        (json!({ "idleTimeout": "5m" }), "idleTimeout: not acted on: a source has two connections and no pool"),
+        (json!({ "writeTimeout": "3s" }), "writeTimeout: not acted on: readTimeout limits the whole exchange"),
         (json!({ "redisMaxRetries": 3 }), "redisMaxRetries: not acted on: evoke tries for ever"),
         (json!({ "sentinelMasterName": "m" }), "sentinelMasterName: ignored, since `failover` is not true"),
         (json!({ "channel": "c", "startAt": "earliest" }), "startAt: `startAt` has no effect on a channel"),

@@ -214,16 +214,35 @@ impl Broker {
         .unwrap()
     }
 
+    /// The offset of the first record that is left, by partition.
+    pub async fn begins(&self, topic: &str, partitions: i32) -> BTreeMap<i32, i64> {
+        self.watermarks(topic, partitions).await.into_iter().map(|(partition, (begin, _))| (partition, begin)).collect()
+    }
+
     /// The offset after the last record, by partition.
     pub async fn ends(&self, topic: &str, partitions: i32) -> BTreeMap<i32, i64> {
+        self.watermarks(topic, partitions).await.into_iter().map(|(partition, (_, end))| (partition, end)).collect()
+    }
+
+    async fn watermarks(&self, topic: &str, partitions: i32) -> BTreeMap<i32, (i64, i64)> {
         let consumer: BaseConsumer = self.client().create().unwrap();
         let topic = topic.to_owned();
         tokio::task::spawn_blocking(move || {
-            let end = |partition| consumer.fetch_watermarks(&topic, partition, ANSWERS_WITHIN).unwrap().1;
-            (0..partitions).map(|partition| (partition, end(partition))).collect()
+            let ends = |partition| consumer.fetch_watermarks(&topic, partition, ANSWERS_WITHIN).unwrap();
+            (0..partitions).map(|partition| (partition, ends(partition))).collect()
         })
         .await
         .unwrap()
+    }
+
+    /// Deletes what lies before an offset of a partition.
+    pub async fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(ANSWERS_WITHIN));
+        let deleted = admin.delete_records(&list, &options).await.unwrap();
+        deleted.find_partition(topic, partition).unwrap().error().unwrap();
     }
 
     /// The ids of a group's members; one that joins again gets another.

@@ -36,7 +36,7 @@ impl Cluster {
     pub async fn start() -> Result<Self, Skipped> {
         let mut nodes = Vec::new();
         for place in Place::all(BROKERS) {
-            nodes.push(Broker::prepare_at(&place).await?);
+            nodes.push(Broker::prepare_at(&place, &[]).await?);
         }
         // None of them starts before most of them do.
         join_all(nodes.iter().map(Broker::start)).await;

@@ -28,14 +28,31 @@ impl Operator {
 
     /// The lines of a server's configuration that trust it.
     pub fn settings(&self) -> Vec<String> {
+        let operator = sign(&self.key, &self.key, "operator", &json!({"type": "operator", "version": 2}), None);
+        vec![
+            format!("operator: {operator}"),
+            format!("system_account: {}", self.system.public_key()),
+            "resolver: MEMORY".to_owned(),
+            self.accounts(&json!({})),
+        ]
+    }
+
+    /// What takes the place of the line of [`Operator::settings`] that starts with `resolver_preload` once the user of some
+    /// credentials is revoked.
+    pub fn revoking(&self, credentials: &str) -> String {
+        let (_, seed) = credentials.split_once("USER NKEY SEED-----\n").expect("credentials of an operator");
+        let user = KeyPair::from_seed(seed.lines().next().unwrap_or_default()).unwrap().public_key();
+        self.accounts(&json!({ user: seconds(SystemTime::now()) }))
+    }
+
+    fn accounts(&self, revocations: &Value) -> String {
         let without_end = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
             "conn": -1, "leaf": -1, "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1});
-        let operator = sign(&self.key, &self.key, "operator", &json!({"type": "operator", "version": 2}), None);
         let account = sign(
             &self.key,
             &self.account,
             "account",
-            &json!({"type": "account", "version": 2, "limits": without_end}),
+            &json!({"type": "account", "version": 2, "limits": without_end, "revocations": revocations}),
             None,
         );
         let system_limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1,
@@ -47,16 +64,11 @@ impl Operator {
             &json!({"type": "account", "version": 2, "limits": system_limits}),
             None,
         );
-        vec![
-            format!("operator: {operator}"),
-            format!("system_account: {}", self.system.public_key()),
-            "resolver: MEMORY".to_owned(),
-            format!(
-                "resolver_preload {{ {}: {account}, {}: {system} }}",
-                self.account.public_key(),
-                self.system.public_key()
-            ),
-        ]
+        format!(
+            "resolver_preload {{ {}: {account}, {}: {system} }}",
+            self.account.public_key(),
+            self.system.public_key()
+        )
     }
 
     /// The text of a new user's credentials file, good until `lifetime` from now.

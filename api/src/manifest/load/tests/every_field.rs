@@ -1,5 +1,7 @@
 //! Every field that OpenFunction has, and every one that evoke adds, is read into the types under its own name.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::super::{Loaded, load};
@@ -141,6 +143,9 @@ fn function_of_the_version_before() {
     let loaded = loaded(include_str!("function-v1beta1.yaml"));
     let functions = loaded.catalog().functions;
     let spec = &functions[&ObjectName::new("default", "everything-before")];
+    assert_eq!((spec.version.as_deref(), spec.image.as_deref()), (Some("v1.0.0"), Some("example/f:v1")));
+    assert_eq!(spec.image_credentials.as_ref().unwrap().name, "push-secret");
+    assert_eq!(spec.workload_runtime.as_deref(), Some("OCIContainer"));
     let build = spec.build.as_ref().unwrap();
     assert_eq!(build.src_repo.bundle_container.as_ref().unwrap().image, "example/bundle");
     assert_eq!((build.timeout.as_deref(), build.builder_max_age.as_deref()), (Some("10m"), Some("48h")));
@@ -163,6 +168,10 @@ fn function_of_the_version_before() {
     assert_eq!((scaling.min_replicas, scaling.max_replicas), (Some(1), Some(5)));
     assert_eq!(scaling.keda.as_ref().unwrap().triggers[0].kind, "kafka");
     assert_eq!(serving.workload_type, Some(WorkloadType::StatefulSet));
+    let only = |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+    assert_eq!((&serving.params, &serving.labels), (&only("A", "b"), &only("team", "blue")));
+    assert_eq!((&serving.annotations, serving.timeout.as_deref()), (&only("note", "hello"), Some("5m")));
+    assert_eq!(spec.container().unwrap().image_pull_policy.as_deref(), Some("Always"));
 
     let spec = &functions[&ObjectName::new("default", "jobs-before")];
     let serving = spec.serving.as_ref().unwrap();

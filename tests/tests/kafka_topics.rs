@@ -1,0 +1,137 @@
+//! Topics of a bus on Kafka that are not as evoke makes them, or are changed by others, and what Kafka's own tools see of them.
+
+use std::collections::BTreeSet;
+
+use evoke_tests::case::Verdict;
+use evoke_tests::evoke::Evoke;
+use evoke_tests::ledger::assert_conserved;
+use evoke_tests::servers::kafka::{self, Record};
+use evoke_tests::{SOON, eventually};
+
+use super::bus_kafka::{LATER, Pipeline, records};
+
+pub(crate) async fn a_topic_with_fewer_partitions_is_used_as_it_is() -> Verdict {
+    let broker = kafka::shared().await?;
+    let pipeline = Pipeline::new(&broker, "partitions: 8").await;
+    broker.make_topic(&pipeline.topic(), 2).await;
+    let mut evoke = pipeline.home.run().await;
+    for n in 0..20 {
+        assert_eq!(pipeline.send(&evoke, &n.to_string(), &[], "x").await, 202);
+    }
+    let sent = (0..20).map(|n| n.to_string()).collect();
+    pipeline.sink.wait_all(&sent, SOON).await;
+    let partitions: BTreeSet<i32> = records(&broker, &pipeline.topic(), 20).await.into_iter().map(|r| r.0).collect();
+    assert_eq!(partitions, [0, 1].into());
+    assert!(evoke.log().count("has 2 partitions, not 8: they are used as they are") >= 1);
+    evoke.stop().await;
+    assert_conserved(&sent, [&pipeline.sink.delivered()], 0);
+    Ok(())
+}
+
+pub(crate) async fn a_topic_made_again_is_read_from_its_beginning() -> Verdict {
+    let broker = kafka::shared().await?;
+    let pipeline = Pipeline::new(&broker, "partitions: 1").await;
+    let mut evoke = pipeline.home.run().await;
+    for n in 0..10 {
+        assert_eq!(pipeline.send(&evoke, &n.to_string(), &[], "x").await, 202);
+    }
+    pipeline.sink.wait_delivered(10, SOON).await;
+    broker.delete_topic(&pipeline.topic()).await;
+    broker.make_topic_with(&pipeline.topic(), 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    let placed = broker.produce(&pipeline.topic(), (0..5).map(|n| Record::new(format!("new {n}")).partition(0))).await;
+    let new: BTreeSet<String> = placed.into_iter().map(|placed| placed.id).collect();
+    pipeline.sink.wait_all(&new, LATER).await;
+    assert!(evoke.log().count("the bus has lost the end of its log") >= 1);
+    evoke.ready(SOON).await;
+    evoke.stop().await;
+    let sent = (0..10).map(|n| n.to_string()).chain(new).collect();
+    assert_conserved(&sent, [&pipeline.sink.delivered()], 0);
+    Ok(())
+}
+
+pub(crate) async fn partitions_that_others_add_are_taken_up() -> Verdict {
+    let broker = kafka::shared().await?;
+    let pipeline = Pipeline::new(&broker, "partitions: 2").await;
+    let topic = pipeline.topic();
+    let mut sent = BTreeSet::new();
+    let mut evoke = pipeline.home.run().await;
+    let mut more = async |evoke: &Evoke, ids: std::ops::Range<usize>| {
+        for id in ids.map(|n| n.to_string()) {
+            assert_eq!(pipeline.send(evoke, &id, &[], "x").await, 202);
+            sent.insert(id);
+        }
+        pipeline.sink.wait_all(&sent, SOON).await;
+    };
+    more(&evoke, 0..10).await;
+    broker.grow_topic(&topic, 4).await;
+    // Whoever makes use of them before evoke does has written nothing in vain.
+    let foreign = broker.produce(&topic, [2, 3].map(|partition| Record::new("early").partition(partition))).await;
+    more(&evoke, 10..20).await;
+
+    // They are read from their beginning.
+    let foreign: BTreeSet<String> = foreign.into_iter().map(|placed| placed.id).collect();
+    pipeline.sink.wait_all(&foreign, LATER).await;
+    evoke.log().wait_for(&["somebody gave the topic more partitions", &topic], SOON).await;
+    evoke.log().wait_for(&["the new ones are read from their start", &topic], SOON).await;
+    more(&evoke, 20..30).await;
+    evoke.stop().await;
+
+    // From its next start on it writes to them too.
+    let mut evoke = pipeline.home.run().await;
+    more(&evoke, 30..60).await;
+    evoke.stop().await;
+    let written = records(&broker, &topic, 62).await;
+    let partitions: BTreeSet<i32> = written.iter().filter(|record| record.3 == b"x").map(|record| record.0).collect();
+    assert_eq!(partitions, [0, 1, 2, 3].into());
+    sent.extend(foreign);
+    assert_conserved(&sent, [&pipeline.sink.delivered()], 0);
+    Ok(())
+}
+
+pub(crate) async fn kafka_s_own_tools_see_how_far_a_trigger_is() -> Verdict {
+    let broker = kafka::shared().await?;
+    let pipeline = Pipeline::of_two(&broker).await;
+    let (trigger_name, topic) = (format!("both-{}", pipeline.name), pipeline.topic());
+    let group = format!("default.{trigger_name}");
+    let Pipeline { home, sink, .. } = &pipeline;
+    let send = async |evoke: &Evoke, ids: std::ops::Range<usize>| {
+        for n in ids {
+            assert_eq!(pipeline.send(evoke, &n.to_string(), &[], "x").await, 202);
+        }
+    };
+    let lag = async || {
+        let (ends, committed) = (broker.ends(&topic, 2).await, broker.committed(&group, &topic, 2).await);
+        (committed.len() == 2).then(|| ends.iter().map(|(p, end)| end - committed[p]).collect::<Vec<_>>())
+    };
+    let shows = async |what: &str, events: i64| {
+        eventually(what, SOON, async || (lag().await?.iter().sum::<i64>() == events).then_some(())).await;
+    };
+    let mut evoke = home.run().await;
+    send(&evoke, 0..20).await;
+    sink.wait(40, SOON).await;
+    shows("both have everything", 0).await;
+
+    evoke.stop().await;
+    let slow = format!("{trigger_name}/slow");
+    let (code, text) = home.tool_without_evoke(&["subscription", "pause", &slow]).await;
+    assert_eq!(code, Some(0), "{text}");
+    let mut evoke = home.run().await;
+    send(&evoke, 20..27).await;
+    sink.wait_at("/fast", 27, SOON).await;
+    let labels = [("trigger", &*trigger_name), ("subscriber", "slow")];
+    evoke.metric("evoke_subscription_lag_events", &labels, 7.0, SOON).await;
+    shows("the one that is behind counts", 7).await;
+    let (code, text) = home.tool(&["subscription", "resume", &slow]).await;
+    assert_eq!(code, Some(0), "{text}");
+    sink.wait_at("/slow", 27, SOON).await;
+    shows("it has caught up", 0).await;
+
+    send(&evoke, 27..30).await;
+    sink.wait_at("/fast", 30, SOON).await;
+    sink.wait_at("/slow", 30, SOON).await;
+    evoke.stop().await;
+    assert_eq!(lag().await, Some(vec![0, 0]), "the last positions are shown at the end");
+    assert!(broker.members(&group).await.is_empty(), "nobody joins the group");
+    assert_eq!(evoke.log().count("tools do not see"), 0);
+    Ok(())
+}
