@@ -7,11 +7,13 @@
 //! | [`source`] | runs one session after the other, with back-off |
 //! | [`desk`] | one session that gives back what is settled: what streams and lists have in common |
 //! | [`stream`], [`list`], [`channel`] | one session of each kind |
+//! | [`removal`] | what is settled of a list, and removed from it once |
 
 mod channel;
 mod desk;
 mod entry;
 mod list;
+mod removal;
 mod source;
 mod stream;
 mod trouble;

@@ -1,14 +1,18 @@
 //! What becomes of an event whose delivery failed for good: the same event, with what happened as extension attributes.
 
 use evoke_api::names::SubscriptionId;
+use evoke_eventbus::bus::{Partition, Position};
 use evoke_eventbus::event::{Event, EventBuilder, InvalidEvent};
 use evoke_eventbus::subscription::ledger::Millis;
 
 /// How much of a subscriber's answer, and of a cause, a dead letter keeps, in bytes.
 const TEXT_BYTES: usize = 1024;
 
+/// The extension attribute that says where the event was on the bus.
+pub const POSITION: &str = "evokeposition";
+
 /// The extension attributes of a dead letter; redrive takes them away again.
-pub const ATTRIBUTES: [&str; 10] = [
+pub const ATTRIBUTES: [&str; 11] = [
     "knativeerrordest",
     "knativeerrorcode",
     "knativeerrordata",
@@ -18,6 +22,7 @@ pub const ATTRIBUTES: [&str; 10] = [
     "evokelasttime",
     "evoketrigger",
     "evokesubscriber",
+    POSITION,
     "evoketruncated",
 ];
 
@@ -38,6 +43,14 @@ pub struct Failure {
     pub first: Millis,
     /// When the last one ended.
     pub last: Millis,
+    /// Where the event was on the bus, for people; see [`position`]. Absent where there is no bus.
+    pub position: Option<String>,
+}
+
+/// A place on the bus, with its position as the tools print it.
+pub fn position(partition: &Partition, at: Position) -> String {
+    let Partition { topic, index } = partition;
+    format!("{topic}/{index}/{at}")
 }
 
 /// The dead letter of an event: data and attributes unchanged, and [`ATTRIBUTES`].
@@ -45,7 +58,12 @@ pub struct Failure {
 /// # Errors
 /// When the event has too many attributes to take more; see [`shortened`].
 pub fn letter(event: &Event, subscription: &SubscriptionId, failure: &Failure) -> Result<Event, InvalidEvent> {
-    describe(event.to_builder().without("evoketruncated"), subscription, failure).build()
+    let told = describe(event.to_builder().without("evoketruncated"), subscription, failure);
+    if told.get(POSITION).is_none() {
+        return told.build();
+    }
+    // An event with almost as many attributes as there may be keeps all of its own.
+    told.clone().build().or_else(|_| told.without(POSITION).build())
 }
 
 /// The dead letter of an event that is too large or has too many attributes for the bus: `id`, `source` and `type`, as many other
@@ -77,6 +95,10 @@ fn describe<'a>(builder: EventBuilder<'a>, subscription: &'a SubscriptionId, fai
     let builder = match text(&String::from_utf8_lossy(&failure.body)) {
         data if data.is_empty() => builder.without("knativeerrordata"),
         data => builder.attribute("knativeerrordata", data),
+    };
+    let builder = match &failure.position {
+        Some(position) => builder.attribute(POSITION, text(position)),
+        None => builder.without(POSITION),
     };
     builder
         .attribute("knativeerrordest", text(&failure.destination))
@@ -118,6 +140,7 @@ mod tests {
             attempts: 1,
             first: Millis(1_000),
             last: Millis(2_500),
+            position: Some("shop.web.in/3/17".into()),
         }
     }
 
@@ -148,10 +171,18 @@ mod tests {
             ("evokelasttime", "1970-01-01T00:00:02.500Z"),
             ("evoketrigger", "shop/orders"),
             ("evokesubscriber", "billing"),
+            ("evokeposition", "shop.web.in/3/17"),
         ] {
             assert!(got.contains(&expected), "{expected:?} in {got:?}");
         }
-        assert_eq!(got.len(), 14);
+        assert_eq!(got.len(), 15);
+    }
+
+    #[test]
+    fn what_was_on_no_bus_has_no_position() {
+        let event = Event::builder("1", "/web", "order").attribute("evokeposition", "of another").build().unwrap();
+        let letter = letter(&event, &subscription(), &Failure { position: None, ..failure() }).unwrap();
+        assert_eq!(letter.attribute("evokeposition"), None);
     }
 
     #[test]
@@ -172,5 +203,14 @@ mod tests {
         assert_eq!(letter(&event, &subscription(), &failure()), Err(InvalidEvent::TooMany));
         let short = shortened(&event, &subscription(), &failure(), 1 << 20).unwrap();
         assert_eq!(short.attributes().count(), 128);
+        assert_eq!(short.attribute("evokeposition"), Some("shop.web.in/3/17"));
+    }
+
+    #[test]
+    fn an_event_gives_up_none_of_its_attributes_for_its_position() {
+        let full = (0..116).fold(Event::builder("1", "/web", "t"), |event, n| event.attribute(format!("x{n}"), "v"));
+        let letter = letter(&full.build().unwrap(), &subscription(), &failure()).unwrap();
+        assert_eq!((letter.attributes().count(), letter.attribute("evokeposition")), (128, None));
+        assert_eq!(letter.attribute("x115"), Some("v"));
     }
 }

@@ -17,10 +17,12 @@
 //! 4. **Readers leave nothing behind.** Who has read what is kept above this trait, in the state it offers.
 //! 5. **Time never goes back** within a partition: `appended` is the time of append, not the event's own.
 //! 6. **A position that is gone is an error**, never a silent jump: [`BusError::Trimmed`] below the log, [`BusError::Ahead`]
-//!    beyond its end; or a gap that a batch names, where a bus deletes while it is read.
+//!    beyond its end; or a gap that a batch names, where a bus deletes while it is read. How many events are gone is what lies between
+//!    two positions, or, where positions do not tell, between two numbers of events that were ever appended: see [`Point`].
 //! 7. **A repeat may be stored once**: an event that is published again, known by its source and id. One that is passed on for several
 //!    reasons, each with a name of its own ([`EventBus::pass_on`]), is stored for each of them.
 //! 8. **State** is durable when [`EventBus::store`] resolves; [`EventBus::load`] sees every store that resolved before it.
+//!    State that is gone all the same is made again, and [`EventBus::losses`] says so.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -109,6 +111,24 @@ pub struct Batch {
     /// Positions between the records at which events may have been that the bus deleted before they were read: no event that is gone
     /// lies elsewhere. In order.
     pub gaps: Vec<Range<Position>>,
+    /// As [`Point::before`], of `next`.
+    pub before: Option<u64>,
+}
+
+/// A place in a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// Where it is.
+    pub at: Position,
+    /// How many events were ever appended before it, those that are gone by now too. Where the difference of two positions says how many
+    /// events are between them this is not needed, and `None`; also where it is not known.
+    pub before: Option<u64>,
+}
+
+impl std::convert::From<Position> for Point {
+    fn from(at: Position) -> Self {
+        Self { at, before: None }
+    }
 }
 
 /// What [`EventBus::locate`] found.
@@ -124,6 +144,22 @@ pub struct Mark {
     pub ahead: u64,
     /// False when `ahead` is an estimate.
     pub exact: bool,
+    /// As [`Point::before`], of `end`.
+    pub appended: Option<u64>,
+}
+
+impl Mark {
+    /// The place in the log that is nearest to `at`.
+    pub fn point(&self) -> Point {
+        let before = self.appended.filter(|_| self.exact).map(|appended| appended.saturating_sub(self.ahead));
+        Point { at: self.at.min(self.end).max(self.first), before }
+    }
+
+    /// Where the log begins. How many events were before that is told by a mark that does not lie behind it.
+    pub fn begin(&self) -> Point {
+        let before = self.point().before.filter(|_| self.at <= self.first);
+        Point { at: self.first, before }
+    }
 }
 
 /// How a topic should be.
@@ -285,6 +321,13 @@ pub trait EventBus: Send + Sync + fmt::Debug + 'static {
     /// it resolves, and durable soon after. A back-end for which that is no cheaper stores it durably.
     fn store_soon(&self, puts: Vec<Put>) -> Fut<'_, Vec<Option<u64>>> {
         self.store(puts)
+    }
+
+    /// How often the state turned out to be gone since the bus was opened, such as that somebody deleted it. It is made again then, and
+    /// holds what was stored since: whoever keeps something there stores it again. The count goes up before any load shows the loss.
+    /// Where state is lost with the bus alone, there is nobody to count.
+    fn losses(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
     }
 
     /// How many partitions a topic that is declared has by now, where others can give it more; those can be used then. `None` where

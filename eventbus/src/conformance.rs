@@ -83,7 +83,8 @@ macro_rules! with_conformance_tests {
             too_large_refused_alone redeclare_is_noop drift_reported partition_count_fixed read_first_next_at_time
             read_waits_at_end reader_resumes_after_cut_no_gap_no_repeat next_cancel_safe prefetch_bounded_in_bytes
             one_event_larger_than_budget two_readers_independent time_never_back trimmed_error_names_first
-            ahead_error_after_lost_tail locate_counts_without_reader trim_keeps_at_and_above foreign_event_readable
+            ahead_error_after_lost_tail locate_counts_without_reader losses_are_counted_to_the_event
+            trim_keeps_at_and_above foreign_event_readable
             store_expect_one_winner_of_many load_sees_resolved_stores large_values_are_kept_and_larger_ones_refused
             headers_and_bytes_roundtrip closed_bus_says_so
         }

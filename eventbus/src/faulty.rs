@@ -192,6 +192,10 @@ impl EventBus for FaultyBus {
         .boxed()
     }
 
+    fn losses(&self) -> watch::Receiver<u64> {
+        self.inner.losses()
+    }
+
     fn health(&self) -> watch::Receiver<Health> {
         self.inner.health()
     }

@@ -122,7 +122,7 @@ impl JetStreamBus {
         let (wire, answers) = Wire::new(client, standing, closed.clone()).await.map_err(|e| e.to_string())?;
         tasks.spawn(wire.clone().deliver(answers));
         let core = Core {
-            bucket: Bucket::new(wire.clone(), &plan),
+            bucket: Bucket::new(wire.clone(), &plan, board.clone()),
             wire,
             plan,
             board,
@@ -310,6 +310,10 @@ impl EventBus for JetStreamBus {
             self.core.open()?;
             self.core.bucket.store(puts).await
         })
+    }
+
+    fn losses(&self) -> watch::Receiver<u64> {
+        self.core.bucket.losses()
     }
 
     fn health(&self) -> watch::Receiver<Health> {

@@ -5,6 +5,7 @@
 //! | `client` | the clients' settings, and what they say |
 //! | `cluster` | what the brokers are asked |
 //! | `topics` | making and adopting topics, trimming |
+//! | `publish` | which events are taken, and what their receipts say |
 //! | `publisher` | what is accepted, on its way, and stored |
 //! | `pool`, `reader` | the clients that read, and reading one partition |
 //! | `print` | knowing a log again by what was read of it |
@@ -20,6 +21,7 @@ mod cluster;
 mod groups;
 mod pool;
 mod print;
+mod publish;
 mod publisher;
 mod reader;
 mod record;
@@ -35,7 +37,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use evoke_api::limits;
 use evoke_api::names::{ObjectName, TopicName};
 use futures_util::FutureExt as _;
-use parking_lot::Mutex;
 use rdkafka::admin::AdminClient;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -49,18 +50,14 @@ use self::reader::KafkaReader;
 use self::state::{Means, State};
 use self::topics::{Known, Topics};
 use crate::bus::{
-    BusError, Entry, EventBus, From, Fut, Health, Mark, Partition, Position, PublishError, Put, Reader, Receipt, Topic,
-    TopicSpec,
+    BusError, Entry, EventBus, From, Fut, Health, Mark, Partition, Position, Put, Reader, Receipt, Topic, TopicSpec,
 };
-use crate::codec::kafka::record_bytes;
 use crate::event::Event;
 use crate::health::HealthBoard;
 use crate::metrics::{BusMetrics, OneBusMetrics, TopicMetrics};
 use crate::plan::kafka::KafkaPlan;
-use crate::queued::{self, Queued, Waiting};
+use crate::queued::Queued;
 
-/// What a batch takes around its records.
-const BATCH_OVERHEAD: usize = 128;
 /// The topic of the state. No namespace starts with `_`.
 const STATE_TOPIC: &str = "_evoke.state";
 
@@ -105,10 +102,8 @@ struct Core {
     options: KafkaOptions,
     told: Arc<Told>,
     cluster: Cluster,
-    topics: Topics,
+    topics: Arc<Topics>,
     publisher: Publisher,
-    /// For topics that take no large batches; made when there is one.
-    singly: Mutex<Option<Arc<Publisher>>>,
     events: Queued,
     pool: Arc<Pool>,
     groups: Arc<Groups>,
@@ -140,13 +135,13 @@ impl KafkaBus {
         let admin: AdminClient<Ears> =
             client::asking(brokers, &name).create_with_context(Ears(Arc::clone(&told))).map_err(refused)?;
         let largest = options.max_event_bytes.max(state::RECORD_BYTES);
-        let publisher = client::publishing(brokers, &name, largest);
+        let in_batches = client::publishing_in_batches(brokers, &name, largest);
+        let singly = client::publishing_singly(brokers, &name, largest);
         let state: Arc<str> = format!("{}{STATE_TOPIC}", options.prefix).into();
         let core = Arc::new(Core {
             cluster: Cluster::new(brokers, &name, &told, &tasks).map_err(refused)?,
-            topics: Topics::new(admin, options.plan.clone(), options.max_event_bytes),
-            publisher: Publisher::new(publisher, &told, &metrics).map_err(refused)?,
-            singly: Mutex::new(None),
+            topics: Arc::new(Topics::new(admin, options.plan.clone(), options.max_event_bytes)),
+            publisher: Publisher::new(in_batches, singly, &told, &metrics).map_err(refused)?,
             events: Queued::new(options.queue_bytes, &metrics.queued_bytes),
             groups: Groups::new(brokers, Arc::clone(&name), &tasks),
             pool: Pool::new(brokers, Arc::clone(&name), &told, &tasks),
@@ -161,6 +156,7 @@ impl KafkaBus {
         });
         watch::begin(&core.health, &core.options.plan.brokers.addresses);
         tasks.spawn(watch::run(Arc::clone(&core)));
+        tasks.spawn(publish::look_into_refusals(Arc::clone(&core)));
         tasks.spawn(Arc::clone(&core.pool).run(closed));
         Ok(Arc::new(Self { core }))
     }
@@ -170,9 +166,6 @@ impl Drop for KafkaBus {
     fn drop(&mut self) {
         self.core.closed.cancel();
         self.core.publisher.stop();
-        if let Some(singly) = &*self.core.singly.lock() {
-            singly.stop();
-        }
     }
 }
 
@@ -257,80 +250,6 @@ impl Core {
         Ok(known)
     }
 
-    async fn publish(&self, to: &Partition, events: Vec<Event>) -> Result<Receipt, BusError> {
-        self.gate()?;
-        let known = self.known(to)?;
-        let metrics = self.topic_metrics(&to.topic);
-        let verdicts: Vec<_> = events.iter().map(|event| self.verdict(event, known)).collect();
-        let taken: Vec<&Event> =
-            events.iter().zip(&verdicts).filter(|(_, v)| v.is_ok()).map(|(event, _)| event).collect();
-        metrics.refused_events.inc_by((events.len() - taken.len()) as u64);
-        if taken.is_empty() {
-            return Ok(async move { fill(verdicts, Vec::new()) }.boxed());
-        }
-        let bytes: usize = taken.iter().map(|event| event.encoded_len()).sum();
-        let count = taken.len() as u64;
-        let slot = self.wait_for_room(&taken).await?;
-        let (topic, partition) = self.place(to);
-        let records = taken.iter().map(|event| record::outgoing(event));
-        let stored = if known.batch_limit < client::BATCH_BYTES {
-            self.singly()?.send(&topic, partition, records, slot)
-        } else {
-            self.publisher.send(&topic, partition, records, slot)
-        };
-        Ok(async move {
-            let stored = stored.await.unwrap_or_default();
-            if stored.iter().all(Result::is_ok) {
-                metrics.published_events.inc_by(count);
-                metrics.published_bytes.inc_by(bytes as u64);
-            } else {
-                metrics.published_events.inc_by(stored.iter().filter(|stored| stored.is_ok()).count() as u64);
-            }
-            fill(verdicts, stored)
-        }
-        .boxed())
-    }
-
-    fn singly(&self) -> Result<Arc<Publisher>, BusError> {
-        let mut singly = self.singly.lock();
-        if let Some(publisher) = &*singly {
-            return Ok(Arc::clone(publisher));
-        }
-        let options = &self.options;
-        let config = client::publishing_singly(&options.plan.brokers, &options.name, options.max_event_bytes);
-        let publisher = Publisher::new(config, &self.told, &self.metrics);
-        let publisher =
-            publisher.map_err(|error| BusError::Unavailable(format!("no client can be made: {error}").into()))?;
-        Ok(Arc::clone(singly.insert(Arc::new(publisher))))
-    }
-
-    fn verdict(&self, event: &Event, known: Known) -> Result<(), PublishError> {
-        let (bytes, limit) = (event.encoded_len(), self.options.max_event_bytes);
-        if bytes > limit {
-            return Err(PublishError::TooLarge { bytes, limit });
-        }
-        // A topic that takes less than it should, which its drift says.
-        let (bytes, limit) = (record_bytes(event) + BATCH_OVERHEAD, known.batch_limit);
-        if bytes > limit { Err(PublishError::TooLarge { bytes, limit }) } else { Ok(()) }
-    }
-
-    /// Waits for a place in the queue, unless the brokers go away.
-    async fn wait_for_room(&self, events: &[&Event]) -> Result<queued::Place, BusError> {
-        let weight = events.iter().map(|event| Queued::weight(event.encoded_len())).sum();
-        let _waiting = Waiting::new(&self.metrics.waiting_publishes);
-        let mut health = self.health.subscribe();
-        let room = async {
-            tokio::select! {
-                biased;
-                slot = self.events.place(weight) => slot.ok_or(BusError::Closed),
-                _ = health.wait_for(|health| matches!(health, Health::Down(_))) => {
-                    Err(self.gate().err().unwrap_or_else(|| BusError::Unavailable("the brokers were away".into())))
-                }
-            }
-        };
-        self.closed.run_until_cancelled(room).await.unwrap_or(Err(BusError::Closed))
-    }
-
     async fn read(
         self: &Arc<Self>,
         partition: &Partition,
@@ -392,7 +311,7 @@ impl Core {
             let from = at.max(position(first)).0;
             let ahead = u64::try_from(position(end).0.saturating_sub(from)).unwrap_or(u64::MAX);
             let exact = self.topics.known(&partition.topic).is_none_or(|known| !known.compacted);
-            marks.push(Mark { at, first: position(first), end: position(end), ahead, exact });
+            marks.push(Mark { at, first: position(first), end: position(end), ahead, exact, appended: None });
         }
         Ok(marks)
     }
@@ -413,19 +332,12 @@ impl Core {
     }
 }
 
-/// One result for each event: why it was refused, or what became of it.
-fn fill(verdicts: Vec<Result<(), PublishError>>, stored: Vec<publisher::Stored>) -> Vec<Result<(), PublishError>> {
-    let mut stored = stored.into_iter().map(|stored| stored.map(|_| ()));
-    let lost = || Err(PublishError::Uncertain("the bus ended before the brokers had it".into()));
-    verdicts.into_iter().map(|verdict| verdict.and_then(|()| stored.next().unwrap_or_else(lost))).collect()
-}
-
 impl EventBus for KafkaBus {
     fn declare<'a>(&'a self, topic: &'a TopicSpec) -> Fut<'a, Topic> {
         let core = &self.core;
         core.with_brokers(async {
             let wire = core.wire(&topic.name);
-            core.topics.declare(&core.cluster, topic, &wire).await
+            core.topics.declare(&core.cluster, &core.publisher, topic, &wire).await
         })
         .boxed()
     }
@@ -473,6 +385,10 @@ impl EventBus for KafkaBus {
         core.with_brokers(async move { core.groups.commit(group, next).await.map(|()| true) }).boxed()
     }
 
+    fn losses(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.core.state.losses()
+    }
+
     fn health(&self) -> tokio::sync::watch::Receiver<Health> {
         self.core.health.subscribe()
     }
@@ -496,10 +412,6 @@ impl EventBus for KafkaBus {
             let core = Arc::clone(&self.core);
             let ended = tokio::task::spawn_blocking(move || {
                 core.publisher.close();
-                let singly = core.singly.lock().take();
-                if let Some(singly) = singly {
-                    singly.close();
-                }
                 core.pool.close();
                 core.groups.close();
             });

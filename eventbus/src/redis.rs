@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `shared` | topics, their streams, how much they hold |
 //! | `hub` | the connections that are shared |
-//! | `lane` | publishing on one stream |
+//! | `lane`, `sending` | publishing on one stream |
+//! | `bulk` | how long a string a server takes |
 //! | `copies` | waiting until replicas have it |
 //! | `reader` | reading one stream |
 //! | `look` | where a stream begins and ends, how much lies ahead |
@@ -16,6 +17,7 @@
 //! publish -> queue (bytes) -> room (maxBytes) -> lane: MULTI, XADD.., EXEC, WAIT -> receipt
 //! ```
 
+mod bulk;
 mod copies;
 mod hub;
 mod keys;
@@ -24,6 +26,7 @@ mod look;
 mod reader;
 mod room;
 mod scripts;
+mod sending;
 mod shared;
 mod state;
 
@@ -36,13 +39,13 @@ use futures_util::FutureExt;
 use tokio::sync::{oneshot, watch};
 
 use self::hub::Hub;
-use self::lane::Op;
+use self::lane::{Op, with_later};
 use self::reader::StreamReader;
 use self::room::Room;
 use self::shared::{Core, Log};
 use crate::bus::{
-    BusError, Entry, EventBus, From, Fut, Health, Mark, Partition, Position, PublishError, Put, Reader, Receipt, Topic,
-    TopicSpec,
+    BusError, Entry, EventBus, From, Fut, Health, Mark, Partition, Point, Position, PublishError, Put, Reader, Receipt,
+    Topic, TopicSpec,
 };
 use crate::event::Event;
 use crate::health::HealthBoard;
@@ -110,7 +113,7 @@ impl Drop for RedisBus {
 impl Core {
     async fn publish(self: &Arc<Self>, to: &Partition, events: Vec<Event>) -> Result<Receipt, BusError> {
         let log = self.log(to).await?;
-        let (taken, refused) = sift(events, self.max_event_bytes, &log.metrics.refused_events);
+        let (taken, refused) = sift(events, self.largest_event(), &log.metrics.refused_events);
         if taken.is_empty() {
             return Ok(async move { refused.results(&Ok(())) }.boxed());
         }
@@ -121,8 +124,12 @@ impl Core {
         }
         self.run_lane(&log);
         Ok(async move {
-            let lost = |_| PublishError::Uncertain("the bus was closed before it was stored".into());
-            refused.results(&stored.await.map_err(lost))
+            match stored.await {
+                Ok(too_large) => with_later(refused.results(&Ok(())), too_large),
+                Err(_) => {
+                    refused.results(&Err(PublishError::Uncertain("the bus was closed before it was stored".into())))
+                }
+            }
         }
         .boxed())
     }
@@ -186,9 +193,9 @@ impl Core {
     ) -> Result<Box<dyn Reader>, BusError> {
         let log = self.log(partition).await?;
         let (seen, marks) = self.look(&log, &[from]).await?;
-        let at = marks.first().map_or(seen.end(), |mark| mark.at);
+        let (at, before) = marks.first().map_or((seen.end(), None), |mark| (mark.at, mark.point().before));
         seen.allows(at.0)?;
-        Ok(Box::new(StreamReader::new(self.clone(), log, at.0, prefetch)))
+        Ok(Box::new(StreamReader::new(self.clone(), log, Point { at, before }, prefetch)))
     }
 
     async fn locate(&self, at: &[(Partition, From)]) -> Result<Vec<Mark>, BusError> {
@@ -274,6 +281,10 @@ impl EventBus for RedisBus {
         self.0.unless_closed(self.0.store(puts)).boxed()
     }
 
+    fn losses(&self) -> watch::Receiver<u64> {
+        self.0.made.losses()
+    }
+
     fn health(&self) -> watch::Receiver<Health> {
         self.0.hub.board.subscribe()
     }
@@ -289,11 +300,11 @@ impl EventBus for RedisBus {
     }
 
     fn max_event_bytes(&self) -> usize {
-        self.0.max_event_bytes
+        self.0.largest_event()
     }
 
     fn max_value_bytes(&self) -> usize {
-        state::VALUE_BYTES
+        self.0.largest_value()
     }
 
     fn close(&self) -> Fut<'_, ()> {

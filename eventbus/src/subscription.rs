@@ -8,6 +8,7 @@
 //! | [`scan`], [`intervals`] | a part of a log read without a subscription, positions as intervals |
 //! | [`ledger`] | what one subscriber has finished of one partition |
 //! | [`recorder`] | writes the ledgers of all subscribers together |
+//! | `kept` | what else of the state is known here, should the bus lose it |
 //! | [`start`] | where a new subscription starts |
 //! | [`token`] | an offset as people see it |
 //! | [`feed`] | one reader a partition, shared by its subscribers |
@@ -36,6 +37,7 @@ pub mod feed;
 mod growth;
 pub mod intervals;
 pub mod job;
+mod kept;
 pub mod ledger;
 pub mod metrics;
 mod mirror;
@@ -146,6 +148,23 @@ pub struct Subscription {
     pub running: Running,
 }
 
+impl Subscription {
+    /// Lets its ledgers learn from marks of their frontiers, one for each input, how many events were ever appended before: what an older
+    /// evoke wrote does not say, nor may what began in the middle of a log.
+    pub fn correct(&self, marks: &[Mark]) {
+        self.book.update(|pages| {
+            for (input, mark) in marks.iter().enumerate() {
+                if let Some(before) = pages.ledger(input).and_then(|ledger| ledger.corrected(mark))
+                    && let Some(ledger) = pages.change(input)
+                {
+                    ledger.counted(before);
+                }
+            }
+            0
+        });
+    }
+}
+
 /// Says that a subscription is worked on in this process. Once it is dropped and the last position is durable, another process may
 /// be given it.
 #[derive(Debug)]
@@ -193,7 +212,7 @@ impl Subscriptions {
     fn start_on(bus: Arc<dyn EventBus>, settings: Settings, terms: Option<Terms>, metrics: &Metrics) -> Self {
         let (cancel, recording) = (CancellationToken::new(), CancellationToken::new());
         let (readers, recorder) = (TaskTracker::new(), TaskTracker::new());
-        let (queue, topics) = (Arc::new(Queue::default()), Topics::default());
+        let (queue, topics) = (Arc::new(Queue::new(bus.losses())), Topics::default());
         let recorded = CancellationToken::new();
         let record = recorder::run(Arc::clone(&bus), Arc::clone(&queue), metrics.clone(), recording.clone());
         let until_recorded = recorded.clone().drop_guard();
@@ -219,6 +238,7 @@ impl Subscriptions {
             metrics: metrics.clone(),
             holder: holder_is,
             positions: positions_are,
+            shown: trim::Shown::default(),
         };
         if settings.trims {
             recorder.spawn(Mirror::new(Arc::clone(&bus), positions).run(recorded));
@@ -377,23 +397,37 @@ impl Subscriptions {
             let partitions = self.declare_topic(topic).await?.partitions;
             wanted.extend((0..partitions).map(|p| (index, Partition { topic: topic.clone(), index: p })));
         }
+        let kept = &self.0.queue.kept;
         loop {
+            let losses = kept.losses();
             let mut stored = BTreeMap::new();
             for entry in bus.load(&ledger::prefix(subscription)).await? {
                 let (name, ledger) = Ledger::decode(&entry.value)
                     .map_err(|error| BusError::Broken(format!("{}: {error}", entry.key).into()))?;
                 stored.insert(name, ledger);
             }
-            let (mut found, mut missing) = (Vec::new(), Vec::new());
+            let (mut found, mut missing, mut lost) = (Vec::new(), Vec::new(), Vec::new());
             for (topic, partition) in &wanted {
                 let name = LedgerName { subscription: subscription.clone(), partition: partition.clone() };
                 match stored.remove(&name) {
                     Some(ledger) => found.push((*topic, name, ledger)),
-                    None => missing.push(name),
+                    None => match kept.lost(&name.key()) {
+                        Some(put) => lost.push(put),
+                        None => missing.push(name),
+                    },
                 }
             }
+            if !lost.is_empty() {
+                // It was somewhere, and goes on there rather than where a new one starts.
+                bus.store(lost).await?;
+                continue;
+            }
             if missing.is_empty() {
-                return Ok(found);
+                let known = found.iter().map(|(_, name, ledger)| (name.key(), ledger.encode(name)));
+                if kept.keep(known, losses) {
+                    return Ok(found);
+                }
+                continue;
             }
             let mut highest: BTreeMap<&TopicName, u16> = BTreeMap::new();
             for (_, LedgerName { partition, .. }, _) in &found {
@@ -418,12 +452,17 @@ impl Subscriptions {
             let marks = bus.locate(&at).await?;
             let puts = made.iter().zip(marks).map(|((name, _), mark)| Put {
                 key: name.key(),
-                value: Some(Ledger::starting_at(start.place(name, &mark)).encode(name)),
+                value: Some(Start::ledger(name, &mark).encode(name)),
                 expect: Expect::Absent,
             });
             // Whoever was faster decides; the next round reads what there is.
             bus.store(puts.collect()).await?;
         }
+    }
+
+    /// Forgets where a subscription was that is deleted: should the bus lose its state, it must not come back.
+    pub fn forget(&self, subscription: &SubscriptionId) {
+        self.0.queue.kept.forget_all(&ledger::prefix(subscription));
     }
 
     /// Counts events that a subscription will never see, and says so.

@@ -112,6 +112,7 @@ pub(crate) async fn lists_and_purges(bus: &BusServer) -> Verdict {
     assert_has(event, &json!({ "id": "1", "subject": "a subject", "data": { "id": "1" }, "evokecause": cause }));
     let (code, text) = home.tool(&["dlq", "show", id]).await;
     assert!(code == Some(0) && text.contains("a subject") && text.contains("evokecause:"), "{text}");
+    assert!(text.contains("evokeposition:") && text.contains(first["position"].as_str().unwrap()), "{text}");
     let (code, text) = home.tool(&["dlq", "show", "99999"]).await;
     assert!(code == Some(1) && text.contains("no dead letter 99999"), "{text}");
 
@@ -149,7 +150,9 @@ pub(crate) async fn redrives(bus: &BusServer) -> Verdict {
     for id in ["1", "2", "3"] {
         send(&evoke, id).await;
     }
-    listed(&home, &[], 6).await;
+    let first = listed(&home, &[], 6).await;
+    let place = first.iter().find(|letter| letter["eventId"] == "3").unwrap()["position"].clone();
+    assert!(place.as_str().unwrap().starts_with("default.web.in/"), "{place}");
     // 3 fails again, and is a dead letter again.
     sink.script(|request| Answer::Status(if request.id() == "3" { 422 } else { 200 }));
     let before = (sink.received_at("/a").len(), sink.received_at("/b").len());
@@ -168,7 +171,7 @@ pub(crate) async fn redrives(bus: &BusServer) -> Verdict {
     }
     assert_eq!(sink.received_at("/b").len(), before.1, "the other subscriber is left alone");
     let left = listed(&home, &["--subscriber", "a"], 1).await;
-    assert_has(&left[0], &json!({ "eventId": "3", "status": 422 }));
+    assert_has(&left[0], &json!({ "eventId": "3", "status": 422, "position": place }));
     // The subscription itself has not moved.
     let row = home.json(&["subscription", "list", "--subscriber", "a"]).await["subscriptions"][0].clone();
     assert_has(&row, &json!({ "evaluated": 3, "lag": 0 }));

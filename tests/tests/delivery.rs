@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use evoke_api::names::TopicName;
+use evoke_tests::bus;
 use evoke_tests::case::Verdict;
 use evoke_tests::evoke::{Evoke, Home};
 use evoke_tests::http::{Answer, Garbage, Received, Sink};
@@ -81,7 +83,7 @@ pub(crate) async fn what_fails_for_good_is_dead_lettered_with_its_cause() -> Ver
     };
     let (sink, dead) = (Sink::scripted(script).await, Sink::start().await);
     let policy = "delivery: {retry: 2, backoffPolicy: exponential, backoffDelay: PT0.05S}";
-    let (_home, mut evoke) =
+    let (home, mut evoke) =
         run(&[format!("name: a, sink: {}, deadLetterSink: {}, {policy}", uri(&sink, "/a"), uri(&dead, "/d"))]).await;
     send(&evoke, "refused", &[("ce-tenant", "acme"), ("content-type", "application/json")], r#"{ "a": 1.50 }"#).await;
     send(&evoke, "unavailable", &[], "x").await;
@@ -109,6 +111,12 @@ pub(crate) async fn what_fails_for_good_is_dead_lettered_with_its_cause() -> Ver
     let time = |name: &str| chrono::DateTime::parse_from_rfc3339(unavailable.ce(name)).unwrap();
     assert!(time("evokefirsttime") < time("evokelasttime"));
     assert_eq!((unavailable.ce("knativeerrorcode"), unavailable.ce("evokeattempts")), ("503", "3"));
+    let topic = TopicName::parse("default.web.in");
+    let stored = bus::records(&home.data(), &topic).await;
+    let places = stored.iter().map(|record| (record.event.id(), format!("{topic}/0/{}", record.at)));
+    let places: BTreeMap<&str, String> = places.collect();
+    let said: BTreeMap<&str, String> = letters.iter().map(|r| (r.id(), r.text("evokeposition"))).collect();
+    assert_eq!(said, places);
     assert_eq!(sink.attempts(), [("refused".to_owned(), 1), ("unavailable".to_owned(), 3)].into());
     Ok(())
 }

@@ -15,8 +15,10 @@ mod clock;
 mod cluster_bus;
 mod conditions;
 mod conformance;
+mod conservation;
 mod cron_source;
 mod dead_letters;
+mod dedupe;
 mod delivery;
 mod disk_full;
 mod durability;
@@ -32,25 +34,34 @@ mod jetstream_site;
 mod kafka_cluster;
 mod kafka_limits;
 mod kafka_login;
+mod kafka_publishing;
+mod kafka_rebalance;
 mod kafka_source;
+mod kafka_source_login;
 mod kafka_topics;
 mod kill_loop;
 mod lifecycle;
+mod lost_state;
 mod metrics;
 mod moves;
 mod mqtt_session;
 mod mqtt_source;
 mod nats_consumer;
+mod nats_limits;
 mod nats_source;
 mod nats_streaming;
 mod poisoned_records;
 mod quickstart;
 mod rate_limit;
+mod redis_large;
 mod redis_limits;
+mod redis_list;
+mod redis_rights;
 mod redis_source;
 mod redis_source_cluster;
 mod redis_topology;
 mod reload;
+mod reload_drain;
 mod replay;
 mod reply;
 mod send;
@@ -155,6 +166,10 @@ fn main() -> ExitCode {
             conditions_read_attributes_and_data,
             a_join_needs_both_and_reads_the_latest,
             a_join_survives_restart_and_kill;
+        conservation [LIMIT]:
+            what_a_full_embedded_bus_drops_is_counted,
+            a_batch_that_is_larger_than_the_bus_holds_up_nothing,
+            what_waited_on_a_server_that_came_back_empty_is_counted;
         cron_source [LIMIT]:
             ticks_come_on_time_and_once,
             missed_ticks_are_caught_up_where_asked;
@@ -164,6 +179,13 @@ fn main() -> ExitCode {
             a_redrive_survives_kills,
             what_nobody_runs_is_left_alone,
             a_redrive_without_evoke_delivers_by_itself;
+        dedupe [LIMIT]:
+            two_subscribers_of_one_topic_both_publish,
+            two_subscribers_of_one_topic_both_publish_on_jetstream,
+            two_subscribers_of_one_topic_both_publish_on_kafka,
+            two_subscribers_of_one_topic_both_publish_on_redis,
+            a_replay_into_a_topic_is_stored,
+            the_same_reply_of_two_functions_is_stored_twice;
         delivery [LIMIT]:
             what_may_work_later_is_retried_until_it_does,
             retry_after_is_honoured,
@@ -221,6 +243,7 @@ fn main() -> ExitCode {
             a_retention_that_loses_events_is_named,
             more_replicas_than_there_are_servers_are_named,
             a_change_that_nats_refuses_holds_up_no_other,
+            a_change_that_waits_for_another_is_made_beside_one_that_nats_refuses,
             replicas_follow_the_manifest_as_far_as_there_are_servers,
             positions_are_kept_as_often_as_the_events;
         functions_v1beta1 [LIMIT]:
@@ -242,6 +265,13 @@ fn main() -> ExitCode {
             a_manifest_with_credentials_runs,
             tls_is_spoken_and_a_stranger_is_named,
             a_user_that_is_removed_while_connected_is_named_and_welcome_again;
+        kafka_rebalance [LIMIT]:
+            a_retry_without_a_bus_survives_a_rebalance,
+            a_member_that_is_frozen_comes_back;
+        kafka_publishing [LIMIT]:
+            what_a_topic_no_longer_takes_is_a_dead_letter_and_the_rest_keeps_its_order,
+            nothing_overtakes_a_batch_that_is_refused,
+            what_a_client_had_that_gave_up_is_stored_before_anything_later;
         kafka_source [LIMIT]:
             a_plain_record_keeps_key_headers_and_position,
             a_record_that_is_an_event_is_taken_as_one,
@@ -252,6 +282,8 @@ fn main() -> ExitCode {
             rejected_credentials_are_named_and_hold_up_nobody_else,
             a_sink_without_a_bus_holds_the_commit,
             a_second_process_joins_and_leaves_where_there_is_only_a_sink;
+        kafka_source_login [LIMIT]:
+            a_user_that_is_removed_while_connected_is_named_and_misses_nothing;
         kafka_topics [LIMIT]:
             a_topic_with_fewer_partitions_is_used_as_it_is,
             a_topic_made_again_is_read_from_its_beginning,
@@ -273,6 +305,12 @@ fn main() -> ExitCode {
             the_admin_address_answers_this_machine_only,
             logs_are_json_where_asked,
             a_bus_becomes_another_kind_when_nothing_waits_or_it_is_abandoned;
+        lost_state [LIMIT]:
+            a_bucket_that_is_deleted_keeps_what_is_parked,
+            a_state_topic_that_is_deleted_keeps_what_is_parked,
+            hashes_that_are_deleted_keep_what_is_parked,
+            a_state_topic_that_is_deleted_is_made_again,
+            who_works_on_what_outlives_a_bucket_that_is_deleted;
         metrics [LIMIT]:
             a_scrape_is_what_the_docs_say,
             no_secret_shows_anywhere;
@@ -300,9 +338,14 @@ fn main() -> ExitCode {
         nats_consumer [LIMIT]:
             a_subject_that_is_edited_becomes_the_filter,
             a_subject_that_is_taken_out_is_no_filter_any_more,
+            a_filter_of_somebody_else_stays,
             a_start_that_is_edited_is_that_of_the_next_consumer,
             a_filter_that_the_server_does_not_take_is_named,
             a_consumer_that_would_lose_messages_is_named;
+        nats_limits [LIMIT]:
+            an_edited_source_keeps_its_consumer,
+            what_is_on_its_way_is_bounded_and_the_lag_has_all_of_it,
+            what_core_subjects_skip_is_counted;
         nats_source [LIMIT]:
             messages_of_a_subject_become_events,
             a_queue_group_shares_the_messages_of_a_subject,
@@ -332,11 +375,21 @@ fn main() -> ExitCode {
             a_rate_is_kept_over_a_reload_and_holds_nobody_else_back,
             a_repeat_is_not_delivered_over_a_restart_and_a_kill,
             a_new_subscription_starts_where_it_says_and_an_old_one_goes_on;
+        redis_large [LIMIT]:
+            what_the_server_does_not_take_is_a_dead_letter,
+            a_limit_that_is_lowered_and_raised_while_evoke_runs_is_followed,
+            a_limit_that_evoke_may_not_ask_for_shows_in_a_refusal;
         redis_limits [LIMIT]:
             drop_oldest_counts_what_a_paused_subscription_loses,
             drop_oldest_counts_what_waited_for_a_retry,
             max_age_takes_what_all_have_finished_and_nothing_that_one_needs,
             max_age_takes_what_a_paused_subscription_needs_and_counts_it;
+        redis_list [LIMIT]:
+            an_item_that_was_moved_for_a_lost_connection_is_delivered,
+            a_consumer_that_was_taken_for_dead_is_found_when_it_is;
+        redis_rights [LIMIT]:
+            a_stream_that_cannot_be_finished_stays_down,
+            a_list_that_cannot_be_taken_from_stays_down;
         redis_source [LIMIT]:
             stream_entries_become_events,
             a_stream_starts_where_the_manifest_says,
@@ -361,6 +414,9 @@ fn main() -> ExitCode {
             only_what_changed_is_touched,
             what_goes_and_comes_back_keeps_its_position,
             a_bus_cannot_change_while_it_runs;
+        reload_drain [LIMIT]:
+            sigterm_in_a_reload_finishes_what_is_under_way,
+            sigterm_while_a_trigger_goes_finishes_what_is_under_way;
         replay [LIMIT]:
             a_replay_delivers_a_part_again_and_moves_nothing,
             todays_condition_applies_and_what_fails_is_a_dead_letter,

@@ -70,7 +70,8 @@ pub(crate) async fn credentials_that_expire_are_named_and_new_ones_go_on() -> Ve
     let load = Load::start(&evoke.webhook("/default/web/in"));
     load.more(200, LATER).await;
     stays_locked_out(&evoke, "check that `auth.credentials` has neither expired nor been revoked").await;
-    assert_eq!(refusals(&evoke), 1);
+    // In the second in which they expire, servers let in whom they turn out again.
+    assert!((1..=6).contains(&refusals(&evoke)), "{}", refusals(&evoke));
     // A bus does not change while it runs: evoke is started again with what was issued anew.
     evoke.kill().await;
     let renewed = operator.credentials(LATER * 60);

@@ -175,6 +175,20 @@ pub(crate) async fn a_change_that_nats_refuses_holds_up_no_other() -> Verdict {
     Ok(())
 }
 
+pub(crate) async fn a_change_that_waits_for_another_is_made_beside_one_that_nats_refuses() -> Verdict {
+    let site = Site::start("partitions: 1, maxAge: 72h, duplicateWindow: 2m").await?;
+    site.home.run().await.stop().await;
+    // NATS takes no `maxAge` below the window, which evoke makes shorter too.
+    site.set("partitions: 1, maxAge: 1m, replicas: 3");
+    let mut evoke = site.home.run().await;
+    evoke.log().wait_for(&[LEFT_ALONE, "it has 1 replicas, not 3", "set `replicas: 1`", STREAM], SOON).await;
+    evoke.log().wait_for(&["positions are not kept as declared", "it has 1 replicas, not 3", BUCKET], SOON).await;
+    let found = config(&jetstream::new(site.nats.client().await), STREAM).await;
+    assert_eq!((found.max_age.as_secs(), found.duplicate_window.as_secs()), (60, 60));
+    evoke.stop().await;
+    Ok(())
+}
+
 pub(crate) async fn replicas_follow_the_manifest_as_far_as_there_are_servers() -> Verdict {
     let cluster = Cluster::start().await?;
     let sink = Sink::start().await;

@@ -85,6 +85,29 @@ pub(crate) async fn a_subject_that_is_taken_out_is_no_filter_any_more() -> Verdi
     Ok(())
 }
 
+pub(crate) async fn a_filter_of_somebody_else_stays() -> Verdict {
+    let nats = Nats::start().await?;
+    let context = make_stream(&nats.client().await, "S").await;
+    let theirs = pull::Config {
+        durable_name: Some("theirs".to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        filter_subject: "s.a".to_owned(),
+        ..pull::Config::default()
+    };
+    context.get_stream("S").await.unwrap().create_consumer(theirs).await.unwrap();
+    let sink = Sink::start().await;
+    let home = Home::with(manifests(&nats.url(), ", stream: S, consumer: theirs", &sink));
+    let mut evoke = home.run().await;
+    publish_all(&context, "S", "s.b", 5).await;
+    let read = publish_all(&context, "S", "s.a", 5).await;
+    sink.wait_all(&read, SOON).await;
+    acked(&context, "S", "theirs").await;
+    evoke.stop().await;
+    assert_eq!(info(&context, "theirs").await.config.filter_subject, "s.a");
+    assert_conserved(&read, [&sink.delivered()], 0);
+    Ok(())
+}
+
 pub(crate) async fn a_start_that_is_edited_is_that_of_the_next_consumer() -> Verdict {
     let nats = Nats::start().await?;
     let context = make_stream(&nats.client().await, "S").await;

@@ -201,6 +201,9 @@ pub(crate) async fn max_age_takes_what_a_paused_subscription_needs_and_counts_it
     let left = stored(&server, "in").await;
     assert!(left.len() >= 16, "what is young is kept: {left:?}");
     assert_eq!(slow.count(), 0, "it is paused");
+    let gone = (sent.len() - left.len()) as f64;
+    let shown = evoke.metric("evoke_subscription_lost_events", &[("subscriber", "slow")], gone, SOON).await;
+    assert_eq!((shown, dropped(&evoke, "slow").await), (gone, 0.0), "it is dropped when it passes them");
     steer(&home, "resume").await;
     let lost = accounted(&evoke, &slow, &sent, &left).await;
     assert_eq!(lost, &sent - &left, "it gets what is left, and nothing else");

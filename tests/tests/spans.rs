@@ -90,7 +90,6 @@ async fn are_places(server: &BusServer) -> Verdict {
 
 /// A replay delivers what lies between its bounds, and a dry run counts the same.
 async fn bound_replays(Marked { home, sink, offset, begin, end, .. }: &Marked) {
-    let position = replay::offset(home, 12).await;
     for (part, ids) in [
         (&["--since", begin, "--until", end][..], 4_usize..8),
         (&["--from", offset, "--until", end], 4..8),
@@ -119,7 +118,10 @@ async fn bound_replays(Marked { home, sink, offset, begin, end, .. }: &Marked) {
             assert_eq!(replayed(sink, &format!("/{subscriber}"), job), count(ids.iter().cloned()), "{part:?}");
         }
     }
-    assert_eq!(replay::offset(home, 12).await, position, "the subscription is where it was");
+    // As an offset may go on where nothing is, what is still to come is asked for, and how often what came has come.
+    replay::offset(home, 12).await;
+    let delivered = sink.received_at("/all").into_iter().filter(|request| request.ce("evokereplay").is_empty());
+    assert_eq!(count(delivered.map(|request| request.id().to_owned())), count((0..12).map(|n| n.to_string())));
 }
 
 /// A new subscription starts at its place, and gets all that comes later.

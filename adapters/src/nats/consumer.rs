@@ -1,5 +1,6 @@
 //! The durable consumer: found, made, checked. It is never deleted.
 
+use std::iter;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, FromConsumer as _, pull};
@@ -15,6 +16,9 @@ use crate::plan::nats::StreamPlan;
 const ACK_WAIT: Duration = Duration::from_secs(15);
 /// Messages that may be on their way, over all who read with the consumer.
 const ACK_PENDING: i64 = 1024;
+
+/// What tells consumers that evoke made from others.
+const DESCRIPTION: &str = "an event source of evoke";
 
 /// A consumer, ready to be asked for messages.
 pub(super) struct Consumer {
@@ -71,17 +75,23 @@ pub(super) async fn prepare(context: &Context, plan: &StreamPlan, reached: Reach
         max_expires: Some(config.max_expires).filter(|max| !max.is_zero()),
     };
     let found = consumer(&config);
-    if let Some(subject) = &plan.subject
-        && (config.filter_subject != *subject || !config.filter_subjects.is_empty())
-        && config.filter_subjects != [subject.clone()]
-    {
+    // Who made a consumer for evoke may have limited it, and names no subject then.
+    let is_own = config.description.as_deref() == Some(DESCRIPTION);
+    if (is_own || plan.subject.is_some()) && !filters(&config).eq(plan.subject.as_deref()) {
         let mut changed = pull::Config::try_from_consumer_config(config).map_err(|e| e.to_string())?;
-        (changed.filter_subject, changed.filter_subjects) = (subject.clone(), Vec::new());
+        (changed.filter_subject, changed.filter_subjects) = (plan.subject.clone().unwrap_or_default(), Vec::new());
         stream.create_consumer(changed).await.map_err(|error| {
-            format!("the consumer {:?} cannot be made to read {subject:?}: {error}; name another", plan.consumer)
+            let what = plan.subject.as_ref().map_or("all subjects".to_owned(), |subject| format!("{subject:?}"));
+            format!("the consumer {:?} cannot be made to read {what}: {error}; name another", plan.consumer)
         })?;
     }
     Ok(found)
+}
+
+/// The subjects that a consumer is limited to; none where it reads all.
+fn filters(config: &Config) -> impl Iterator<Item = &str> {
+    let several = config.filter_subjects.iter();
+    iter::once(&config.filter_subject).chain(several).map(String::as_str).filter(|subject| !subject.is_empty())
 }
 
 async fn make(stream: Stream, made: i128, plan: &StreamPlan, reached: Option<u64>) -> Result<Consumer, String> {
@@ -92,7 +102,7 @@ async fn make(stream: Stream, made: i128, plan: &StreamPlan, reached: Option<u64
     };
     let config = pull::Config {
         durable_name: Some(plan.consumer.clone()),
-        description: Some("an event source of evoke".to_owned()),
+        description: Some(DESCRIPTION.to_owned()),
         deliver_policy,
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,

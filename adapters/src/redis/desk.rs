@@ -17,21 +17,49 @@ use evoke_connect::redis::trouble::Trouble as ServerTrouble;
 
 /// Something to do with a connection, which comes back afterwards.
 pub(super) type Ask<T> = Box<dyn FnOnce(Link) -> Asked<T> + Send>;
-type Asked<T> = BoxFuture<'static, (Link, Result<T, ServerTrouble>)>;
+type Asked<T> = BoxFuture<'static, Answer<T>>;
 
-/// Wraps a function that uses a connection.
-pub(super) fn ask<T, F>(function: F) -> Ask<T>
+/// What comes of an [`Ask`].
+pub(super) struct Answer<T> {
+    link: Link,
+    /// What was asked for.
+    to: &'static str,
+    result: Result<T, ServerTrouble>,
+}
+
+/// Wraps a function that uses a connection. `what` names the command that it stands or falls with.
+pub(super) fn ask<T, F>(what: &'static str, function: F) -> Ask<T>
 where
     F: for<'a> FnOnce(&'a mut Link) -> BoxFuture<'a, Result<T, ServerTrouble>> + Send + 'static,
     T: 'static,
 {
     Box::new(move |mut link| {
         async move {
-            let answer = function(&mut link).await;
-            (link, answer)
+            let result = function(&mut link).await;
+            Answer { link, to: what, result }
         }
         .boxed()
     })
+}
+
+/// What the server refused and has not done since. It outlasts sessions: one that reads, and will soon end as the one before it
+/// did, is not up in between.
+#[derive(Debug, Default)]
+pub(super) struct Refused(Option<&'static str>);
+
+impl Refused {
+    /// Whether it was this.
+    pub(super) fn is(&self, what: &str) -> bool {
+        self.0 == Some(what)
+    }
+
+    fn note<T>(&mut self, what: &'static str, result: &Result<T, ServerTrouble>) {
+        match result {
+            Ok(_) if self.is(what) => self.0 = None,
+            Err(trouble) if trouble.code().is_some() => self.0 = Some(what),
+            _ => {}
+        }
+    }
 }
 
 /// What was read, and what gives it back once it is settled.
@@ -69,6 +97,9 @@ pub(super) trait Work: Send {
 
     /// Waits until a new errand is due. Safe to cancel.
     fn due(&mut self) -> BoxFuture<'_, ()>;
+
+    /// What was refused, in this session or an earlier one.
+    fn refused(&mut self) -> &mut Refused;
 }
 
 /// Works until the context is cancelled and everything that was handed over is settled and given back.
@@ -79,7 +110,7 @@ pub(super) async fn run<W: Work>(work: &mut W, shared: &Shared, reader: Link, cl
     let mut read: Option<Asked<W::Found>> = None;
     let mut errand: Option<Asked<W::Done>> = None;
     let mut waiting: VecDeque<Batch<W::Token>> = VecDeque::new();
-    let mut stopping = false;
+    let (mut stopping, mut has_read) = (false, false);
     loop {
         if flow.has_room()
             && flow.len() < IN_FLIGHT
@@ -123,16 +154,21 @@ pub(super) async fn run<W: Work>(work: &mut W, shared: &Shared, reader: Link, cl
                 }
                 continue;
             }
-            (link, done) = or_never(&mut errand) => {
+            Answer { link, to, result } = or_never(&mut errand) => {
                 (errand, clerk) = (None, Some(link));
-                work.done(done?)
+                work.refused().note(to, &result);
+                work.done(result?)
             }
-            (link, found) = or_never(&mut read) => {
-                (read, reader) = (None, Some(link));
-                work.found(found?)
+            Answer { link, to, result } = or_never(&mut read) => {
+                (read, reader, has_read) = (None, Some(link), true);
+                work.refused().note(to, &result);
+                work.found(result?)
             }
             () = work.due(), if !stopping => continue,
         };
+        if has_read && !stopping && work.refused().0.is_none() {
+            shared.up();
+        }
         if !batch.arrivals.is_empty() && !stopping {
             waiting.push_back(batch);
         }

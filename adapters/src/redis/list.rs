@@ -5,7 +5,8 @@
 //! back where they were taken from.
 //!
 //! ```text
-//! LIST --BLMOVE--> {LIST}:evoke:items:CONSUMER    {LIST}:evoke:alive:CONSUMER (expires)    {LIST}:evoke:consumers (a set)
+//! LIST --BLMOVE--> {LIST}:evoke:items:CONSUMER      {LIST}:evoke:alive:CONSUMER (expires)    {LIST}:evoke:consumers (a set)
+//!                  {LIST}:evoke:removed:CONSUMER    names the last removal (expires)
 //! ```
 
 use std::time::Duration;
@@ -14,7 +15,8 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use redis::{Value, cmd};
 
-use super::desk::{self, Ask, Batch, Work, ask};
+use super::desk::{self, Ask, Batch, Refused, Work, ask};
+use super::removal::Removals;
 use super::source::{BLOCK, Every, Portion, Session, Shared, millis};
 use super::trouble::Trouble;
 use crate::source::Origin;
@@ -22,33 +24,33 @@ use evoke_connect::redis::link::Link;
 use evoke_connect::redis::reply;
 use evoke_connect::redis::trouble::Trouble as ServerTrouble;
 
+/// What a consumer says with that it is alive.
+const ALIVE: &str = "SADD";
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
 /// Items that go back in one exchange.
 const GIVE_BACK: usize = 100;
-/// Items that are removed in one exchange.
-const REMOVE_COUNT: usize = 500;
 
 /// One list. What must outlast a session is kept here.
 pub(super) struct List {
     key: String,
     dead_after: Duration,
-    /// Settled and not removed: a connection that breaks causes no duplicates of these.
-    settled: Vec<Bytes>,
+    /// A connection that breaks causes no duplicates of what is settled and not removed.
+    removals: Removals,
+    refused: Refused,
 }
 
 impl List {
     pub(super) fn new(key: String, dead_after: Duration) -> Self {
-        Self { key, dead_after, settled: Vec::new() }
+        Self { key, dead_after, removals: Removals::default(), refused: Refused::default() }
     }
 
     async fn session(&mut self, shared: &Shared) -> Result<(), Trouble> {
         let keys = Keys { prefix: prefix(&self.key) };
         let connected = async {
-            let mut clerk = shared.connector.connect(&self.key).await?;
+            let clerk = shared.connector.connect(&self.key).await?;
             // Refused for anything that is no list.
             clerk.ask(cmd("LLEN").arg(&self.key)).await?;
-            clerk.ask(cmd("SADD").arg(keys.consumers()).arg(&shared.consumer)).await?;
-            say_alive(&mut clerk, &keys.alive(&shared.consumer), self.dead_after).await?;
+            say_alive(&clerk, &keys, &shared.consumer, self.dead_after).await?;
             Ok::<_, Trouble>((shared.connector.connect(&self.key).await?, clerk))
         };
         let (reader, clerk) = tokio::select! {
@@ -56,14 +58,15 @@ impl List {
             () = shared.context.cancel.cancelled() => return Ok(()),
             connected = connected => connected?,
         };
-        shared.up();
+        // Whether what was refused is allowed by now is not to be found out only after an interval.
+        let timer = if self.refused.is(ALIVE) { Every::at_once } else { Every::new };
         let mut taking = Taking {
             shared,
             keys,
             own: true,
+            held: false,
             portion: Portion::new(),
-            removing: 0,
-            beats: Every::new(self.dead_after / 3),
+            beats: timer(self.dead_after / 3),
             searches: Every::at_once(self.dead_after),
             measures: Every::at_once(LAG_INTERVAL),
             list: self,
@@ -93,6 +96,10 @@ impl Keys {
         format!("{}:alive:{consumer}", self.prefix)
     }
 
+    fn removed(&self, consumer: &str) -> String {
+        format!("{}:removed:{consumer}", self.prefix)
+    }
+
     fn consumers(&self) -> String {
         format!("{}:consumers", self.prefix)
     }
@@ -104,8 +111,12 @@ fn prefix(key: &str) -> String {
     if tag.is_some_and(|tag| !tag.is_empty()) { format!("{key}:evoke") } else { format!("{{{key}}}:evoke") }
 }
 
-async fn say_alive(link: &mut Link, key: &str, dead_after: Duration) -> Result<(), ServerTrouble> {
-    link.ask(cmd("SET").arg(key).arg(1).arg("PX").arg(millis(dead_after))).await.map(drop)
+/// Says that a consumer is there, also to those who took it for dead and have struck it off: its items must be found when it is.
+async fn say_alive(link: &Link, keys: &Keys, consumer: &str, dead_after: Duration) -> Result<(), ServerTrouble> {
+    let mut commands = redis::pipe();
+    commands.cmd(ALIVE).arg(keys.consumers()).arg(consumer);
+    commands.cmd("SET").arg(keys.alive(consumer)).arg(1).arg("PX").arg(millis(dead_after));
+    link.ask_all(&commands).await.map(drop)
 }
 
 /// One session's view of the list.
@@ -113,38 +124,44 @@ struct Taking<'a> {
     list: &'a mut List,
     shared: &'a Shared,
     keys: Keys,
-    /// Whether there may still be items that this consumer took in an earlier session.
+    /// Whether there may still be items in this consumer's list that it does not know of, above all of an earlier session.
     own: bool,
+    /// Whether something was in that list when it was measured.
+    held: bool,
     portion: Portion,
-    /// How many of the settled ones, from the first, are being removed.
-    removing: usize,
     beats: Every,
     searches: Every,
     measures: Every,
 }
 
 enum Done {
-    Removed,
+    /// What is noted as the last removal.
+    Removed(Vec<u8>),
     Alive,
     GivenBack(usize),
-    Measured(i64),
+    Measured {
+        waiting: i64,
+        held: i64,
+    },
 }
 
 impl Taking<'_> {
     fn remove(&mut self) -> Ask<Done> {
-        self.removing = self.list.settled.len().min(REMOVE_COUNT);
-        let items = self.keys.items(&self.shared.consumer);
-        let mut commands = redis::pipe();
-        for item in self.list.settled.iter().take(self.removing) {
-            commands.cmd("LREM").arg(&items).arg(1).arg(&item[..]);
-        }
-        ask(move |link| async move { link.ask_all(&commands).await.map(|_| Done::Removed) }.boxed())
+        let consumer = &self.shared.consumer;
+        let command = self.list.removals.command(&self.keys.items(consumer), &self.keys.removed(consumer));
+        ask("EVAL", move |link| {
+            async move {
+                let noted = link.ask(&command).await?;
+                Ok(Done::Removed(reply::bytes(noted).ok_or(reply::Garbled("a removal"))?))
+            }
+            .boxed()
+        })
     }
 
     /// Puts back what consumers hold that are dead.
     fn search(&self) -> Ask<Done> {
         let (list, keys, own) = (self.list.key.clone(), self.keys.clone(), self.shared.consumer.clone());
-        ask(move |link| {
+        ask("SMEMBERS", move |link| {
             async move {
                 let consumers = link.ask(cmd("SMEMBERS").arg(keys.consumers())).await?;
                 let consumers = reply::array(consumers).unwrap_or_default().into_iter().filter_map(reply::string);
@@ -165,12 +182,12 @@ impl Taking<'_> {
         let mut commands = redis::pipe();
         commands.cmd("LLEN").arg(&self.list.key);
         commands.cmd("LLEN").arg(self.keys.items(&self.shared.consumer));
-        ask(move |link| {
+        ask("LLEN", move |link| {
             async move {
                 let lengths = link.ask_all(&commands).await?;
-                Ok(Done::Measured(
-                    lengths.iter().filter_map(|n| if let Value::Int(n) = n { Some(*n) } else { None }).sum(),
-                ))
+                let mut lengths = lengths.into_iter().map(|length| if let Value::Int(n) = length { n } else { 0 });
+                let mut next = || lengths.next().unwrap_or_default();
+                Ok(Done::Measured { waiting: next(), held: next() })
             }
             .boxed()
         })
@@ -204,10 +221,12 @@ impl Work for Taking<'_> {
     fn read(&mut self, quiet: bool) -> Option<Ask<Vec<Bytes>>> {
         let (list, items) = (self.list.key.clone(), self.keys.items(&self.shared.consumer));
         let count = self.portion.count();
+        // Redis may have moved an item to this consumer for a connection that was given up: only now it shows.
+        self.own |= quiet && std::mem::take(&mut self.held);
         if self.own {
             // The next of them are the first of the list only once those before are removed.
             return quiet.then(|| {
-                ask(move |link| {
+                ask("LRANGE", move |link| {
                     async move {
                         let found = link.ask(cmd("LRANGE").arg(items).arg(0).arg(count - 1)).await?;
                         Ok(reply::array(found)
@@ -221,7 +240,7 @@ impl Work for Taking<'_> {
                 })
             });
         }
-        Some(ask(move |link| {
+        Some(ask("BLMOVE", move |link| {
             async move {
                 let mut take = cmd("BLMOVE");
                 take.arg(&list).arg(&items).arg("LEFT").arg("RIGHT").arg(BLOCK.as_secs());
@@ -249,21 +268,21 @@ impl Work for Taking<'_> {
     }
 
     fn settled(&mut self, items: Vec<Bytes>) {
-        self.list.settled.extend(items);
+        self.list.removals.settled(items);
     }
 
     fn is_idle(&self) -> bool {
-        self.list.settled.is_empty()
+        self.list.removals.is_empty()
     }
 
     fn errand(&mut self, _room: bool) -> Option<Ask<Done>> {
         if self.beats.is_due() {
-            let (key, dead_after) = (self.keys.alive(&self.shared.consumer), self.list.dead_after);
-            return Some(ask(move |link| {
-                async move { say_alive(link, &key, dead_after).await.map(|()| Done::Alive) }.boxed()
+            let (keys, own, dead_after) = (self.keys.clone(), self.shared.consumer.clone(), self.list.dead_after);
+            return Some(ask(ALIVE, move |link| {
+                async move { say_alive(link, &keys, &own, dead_after).await.map(|()| Done::Alive) }.boxed()
             }));
         }
-        if !self.list.settled.is_empty() {
+        if !self.list.removals.is_empty() {
             return Some(self.remove());
         }
         if self.searches.is_due() {
@@ -274,13 +293,16 @@ impl Work for Taking<'_> {
 
     fn done(&mut self, done: Done) -> Batch<Bytes> {
         match done {
-            Done::Removed => drop(self.list.settled.drain(..self.removing)),
+            Done::Removed(noted) => self.list.removals.answered(noted),
             Done::Alive | Done::GivenBack(0) => {}
             Done::GivenBack(items) => {
                 let Origin { event_source, event, .. } = self.shared.origin();
                 tracing::info!(%event_source, %event, items, "put back what a consumer left that is gone");
             }
-            Done::Measured(length) => self.shared.metrics.lag.set(length),
+            Done::Measured { waiting, held } => {
+                self.shared.metrics.lag.set(waiting.saturating_add(held));
+                self.held |= held > 0;
+            }
         }
         Batch::empty()
     }
@@ -294,6 +316,10 @@ impl Work for Taking<'_> {
             }
         }
         .boxed()
+    }
+
+    fn refused(&mut self) -> &mut Refused {
+        &mut self.list.refused
     }
 }
 

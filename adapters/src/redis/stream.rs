@@ -10,7 +10,7 @@ use evoke_api::events::StartAt;
 use futures_util::future::{BoxFuture, FutureExt};
 use redis::{Cmd, cmd};
 
-use super::desk::{self, Ask, Batch, Work, ask};
+use super::desk::{self, Ask, Batch, Refused, Work, ask};
 use super::source::{BLOCK, Every, Portion, Session, Shared, millis};
 use super::trouble::Trouble;
 use crate::source::Origin;
@@ -21,7 +21,8 @@ use evoke_connect::redis::trouble::Trouble as ServerTrouble;
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
 /// Entries that one `XACK` names.
 const ACK_COUNT: usize = 500;
-/// Where `XAUTOCLAIM` starts and ends.
+/// What takes over from other consumers, and where it starts and ends.
+const CLAIM: &str = "XAUTOCLAIM";
 const BEGIN: &str = "0-0";
 
 /// One stream. What must outlast a session is kept here.
@@ -34,11 +35,12 @@ pub(super) struct Stream {
     position: Option<String>,
     /// Settled and not acknowledged: a connection that breaks causes no duplicates of these.
     settled: Vec<String>,
+    refused: Refused,
 }
 
 impl Stream {
     pub(super) fn new(key: String, group: String, start_at: StartAt, claim: Option<(Duration, Duration)>) -> Self {
-        Self { key, group, start_at, claim, position: None, settled: Vec::new() }
+        Self { key, group, start_at, claim, position: None, settled: Vec::new(), refused: Refused::default() }
     }
 
     /// Makes the group unless it is there. One that was lost goes on after the last entry that it was given.
@@ -67,13 +69,16 @@ impl Stream {
             connected = connected => connected?,
         };
         let under_way = self.settled.iter().cloned().collect();
+        // A claim that was refused is tried again at once.
+        let timer = if self.refused.is(CLAIM) { Every::at_once } else { Every::new };
         let mut reading = Reading {
             shared,
             under_way,
+            owes: !self.settled.is_empty(),
             own_after: Some(BEGIN.to_owned()),
             portion: Portion::new(),
             acknowledging: 0,
-            claims: self.claim.map(|(_, interval)| Every::new(interval)),
+            claims: self.claim.map(|(_, interval)| timer(interval)),
             claim_from: None,
             measures: Every::at_once(LAG_INTERVAL),
             stream: self,
@@ -94,6 +99,8 @@ struct Reading<'a> {
     shared: &'a Shared,
     /// Everything between being read and being acknowledged.
     under_way: HashSet<String>,
+    /// Whether there is something to acknowledge that an earlier session could not.
+    owes: bool,
     /// After which of this consumer's own unfinished entries to go on; `None` once there are no more.
     own_after: Option<String>,
     portion: Portion,
@@ -141,14 +148,14 @@ impl Reading<'_> {
         for ids in self.stream.settled.chunks(ACK_COUNT) {
             commands.cmd("XACK").arg(&self.stream.key).arg(&self.stream.group).arg(ids);
         }
-        ask(move |link| async move { link.ask_all(&commands).await.map(|_| Done::Acknowledged) }.boxed())
+        ask("XACK", move |link| async move { link.ask_all(&commands).await.map(|_| Done::Acknowledged) }.boxed())
     }
 
     fn claim(&self, from: &str, idle: Duration) -> Ask<Done> {
-        let mut command = cmd("XAUTOCLAIM");
+        let mut command = cmd(CLAIM);
         command.arg(&self.stream.key).arg(&self.stream.group).arg(&self.shared.consumer);
         command.arg(millis(idle)).arg(from).arg("COUNT").arg(self.portion.count());
-        ask(move |link| {
+        ask(CLAIM, move |link| {
             async move {
                 match link.ask(&command).await {
                     Ok(answer) => Ok(Done::Claimed(reply::claimed(answer)?)),
@@ -164,7 +171,7 @@ impl Reading<'_> {
         let mut command = cmd("XINFO");
         command.arg("GROUPS").arg(&self.stream.key);
         let group = self.stream.group.clone();
-        ask(move |link| {
+        ask("XINFO", move |link| {
             async move {
                 match link.ask(&command).await {
                     Ok(answer) => Ok(Done::Measured(reply::group(answer, &group))),
@@ -195,12 +202,17 @@ impl Work for Reading<'_> {
     type Done = Done;
 
     fn read(&mut self, _quiet: bool) -> Option<Ask<Vec<Entry>>> {
+        // What ended the session before must not end this one: all that was read would only be repeated.
+        if self.owes || self.stream.refused.is(CLAIM) {
+            return None;
+        }
         let command = self.read_command(self.own_after.as_deref().unwrap_or(">"));
-        Some(ask(move |link| async move { Ok(reply::read(link.ask_blocking(&command, BLOCK).await?)?) }.boxed()))
+        Some(ask("XREADGROUP", move |link| {
+            async move { Ok(reply::read(link.ask_blocking(&command, BLOCK).await?)?) }.boxed()
+        }))
     }
 
     fn found(&mut self, entries: Vec<Entry>) -> Batch<String> {
-        self.shared.up();
         self.portion.learn(entries.len(), entries.iter().map(Entry::bytes).sum());
         let last = entries.last().map(|entry| entry.id.clone());
         if self.own_after.is_some() {
@@ -223,9 +235,9 @@ impl Work for Reading<'_> {
         if !self.stream.settled.is_empty() {
             return Some(self.acknowledge());
         }
-        // What is this consumer's own comes first.
+        // What is this consumer's own comes first, unless it is to be found out whether claims are allowed.
         if room
-            && self.own_after.is_none()
+            && (self.own_after.is_none() || self.stream.refused.is(CLAIM))
             && let (Some((idle, _)), Some(claims)) = (self.stream.claim, &mut self.claims)
         {
             if claims.is_due() {
@@ -242,6 +254,7 @@ impl Work for Reading<'_> {
         let Origin { event_source, event, .. } = self.shared.origin();
         match done {
             Done::Acknowledged => {
+                self.owes = false;
                 for id in self.stream.settled.drain(..self.acknowledging) {
                     self.under_way.remove(&id);
                 }
@@ -278,5 +291,9 @@ impl Work for Reading<'_> {
             }
         }
         .boxed()
+    }
+
+    fn refused(&mut self) -> &mut Refused {
+        &mut self.stream.refused
     }
 }

@@ -7,6 +7,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use evoke_delivery::dead_letter;
 use evoke_delivery::dead_letters::{self as store, Filter, Letter, Selection, Wanted};
 use evoke_delivery::jobs::{self, Purged};
 use evoke_eventbus::bus::{BusError, EventBus, Position};
@@ -48,6 +49,9 @@ struct Row {
     event_id: String,
     event_source: String,
     event_type: String,
+    /// Where the event was, on the bus or before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,6 +84,7 @@ fn row(label: &str, letter: Letter<'_>) -> Row {
         event_id: event.id().to_owned(),
         event_source: event.source().to_owned(),
         event_type: event.ty().to_owned(),
+        position: text(dead_letter::POSITION),
         cause: text("evokecause"),
         status: event.attribute("knativeerrorcode").and_then(|code| code.parse().ok()),
         attempts: event.attribute("evokeattempts").and_then(|attempts| attempts.parse().ok()),

@@ -128,7 +128,7 @@ fn input(input: &InputReport) -> Input {
     let partitions = input.partitions.iter().map(|(index, ledger, mark)| Partition {
         partition: *index,
         position: ledger.upto().to_string(),
-        lag: mark.map(|mark| mark.ahead),
+        lag: mark.map(|mark| ledger.lag(&mark).0),
         open: ledger.open().len(),
     });
     Input {
@@ -180,6 +180,7 @@ pub(super) async fn delete(State(api): State<Api>, path: Named, which: Query<Whi
         }
     }
     report::delete(&**bus.subscriptions.bus(), &id).await.map_err(|error| ApiError::bus(&label, &error))?;
+    bus.subscriptions.forget(&id);
     tracing::info!(subscription = %id, bus = label, "a subscription is deleted");
     Ok(Json(json!({ "name": id.to_string(), "bus": label, "deleted": true })))
 }

@@ -90,7 +90,7 @@ async fn show_list(args: &DlqListArgs, channel: &Channel) -> Result<bool, ToolEr
 fn table(letters: &[Value], wide: bool) -> String {
     let mut names = vec!["ID", "SUBSCRIPTION", "EVENT", "ATTEMPTS", "SINCE", "CAUSE"];
     if wide {
-        names.extend(["TYPE", "SOURCE", "DESTINATION", "BYTES", "BUS"]);
+        names.extend(["TYPE", "SOURCE", "POSITION", "DESTINATION", "BYTES", "BUS"]);
     }
     names.push("JOB");
     let mut table = Table::new(&names);
@@ -105,7 +105,9 @@ fn table(letters: &[Value], wide: bool) -> String {
             cut(text(letter, "cause"), 60),
         ];
         if wide {
-            row.extend(["eventType", "eventSource", "destination"].map(|name| text(letter, name).to_owned()));
+            row.extend(
+                ["eventType", "eventSource", "position", "destination"].map(|name| text(letter, name).to_owned()),
+            );
             row.extend([number(letter, "bytes").to_string(), text(letter, "bus").to_owned()]);
         }
         row.push(text(letter, "job").to_owned());

@@ -3,7 +3,7 @@
 mod link;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectOptions};
 use evoke_api::credentials::Secret;
@@ -18,6 +18,8 @@ use crate::tls_client;
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A server that is frozen is noticed after three of these.
 const PING: Duration = Duration::from_secs(5);
+/// A connection that lasted so long was one.
+const STANDS: Duration = Duration::from_secs(1);
 const WAIT_FIRST: Duration = Duration::from_millis(200);
 /// An attempt is one small connection, so that it can be made often: work waits for it.
 const WAIT_LONGEST: Duration = Duration::from_secs(5);
@@ -100,16 +102,17 @@ fn whole(credentials: &Secret) -> String {
     format!("{}\n", credentials.expose().trim_end())
 }
 
-/// How long to wait before an attempt: not at all until every server had one, then longer and longer.
+/// How long to wait before an attempt: not at all until every server had one, then longer and longer. A connection that ends as soon
+/// as it is made is no end of an outage.
 fn delays(servers: usize) -> impl Fn(usize) -> Duration + Send + Sync + 'static {
-    let backoff = Mutex::new(Backoff::between(WAIT_FIRST, WAIT_LONGEST));
+    let outage = Mutex::new((Backoff::between(WAIT_FIRST, WAIT_LONGEST), None::<Instant>));
     move |attempt| {
-        let mut backoff = backoff.lock();
-        if attempt <= servers.max(1) {
+        let (backoff, last) = &mut *outage.lock();
+        let stood = last.replace(Instant::now()).is_none_or(|last| last.elapsed() >= STANDS);
+        if attempt == 1 && stood {
             backoff.reset();
-            return Duration::ZERO;
         }
-        backoff.wait()
+        if attempt <= servers.max(1) && (attempt > 1 || stood) { Duration::ZERO } else { backoff.wait() }
     }
 }
 
@@ -124,6 +127,7 @@ mod tests {
         assert!(delay(3) >= WAIT_FIRST * 8 / 10);
         let longest = (4..60).map(&delay).max();
         assert!(longest.is_some_and(|wait| wait <= WAIT_LONGEST && wait > WAIT_LONGEST * 7 / 10), "{longest:?}");
-        assert_eq!(delay(1), Duration::ZERO, "a new outage starts over");
+        assert!(delay(1) > Duration::ZERO, "a connection that ends at once is no connection");
+        assert_eq!(super::delays(1)(1), Duration::ZERO, "a new outage starts over");
     }
 }

@@ -80,7 +80,7 @@ pub(super) struct Engine {
     now: Instant,
     /// What the ledgers do not know yet: open events, and `None` for finished ones.
     changes: Vec<(Place, Option<Open>)>,
-    /// For each input: where it goes on, how many events were judged, when the last of them was appended.
+    /// What of each input the ledgers do not know yet: where it goes on, how many events were judged, when the last of them was appended.
     judged: Vec<Judged>,
     settled: usize,
     /// What the book said when the last step looked for room.
@@ -102,6 +102,8 @@ struct Judged {
     upto: Position,
     count: u64,
     seen: Millis,
+    /// How many events were ever appended before `upto`, where that was read.
+    before: Option<u64>,
 }
 
 impl Engine {
@@ -161,14 +163,14 @@ impl Engine {
     fn restore(&mut self) {
         let wall = Millis::now();
         let policy = &self.route.policy;
-        // A clock that was set back must not put a retry off for ever.
+        // A clock that was set back must not put a retry off by more than it was to wait, nor one that was wrong for ever.
         let longest = policy.delay_max.max(policy.retry_after_max);
         let (book, shelf, order, now) = (&self.book, &mut self.shelf, &mut self.order, self.now);
         book.view(|pages| {
             for (input, ledger) in (0..self.partitions.len()).filter_map(|input| Some((input, pages.ledger(input)?))) {
                 for (at, open) in ledger.open() {
                     let place = Place { input, at: *at };
-                    let due = now + open.due.since(wall).min(longest);
+                    let due = now + open.due.since(wall).min(open.due.since(open.last)).min(longest);
                     shelf.restore(place, *open, order.enter(open.key, place).then_some(due));
                 }
             }
@@ -249,17 +251,17 @@ impl Engine {
         let intake = &self.intake;
         for input in errand.poll_over(&self.route.bus, || intake.waiting(), cx) {
             if let Some(until) = self.intake.pass(input) {
-                self.note(input, until, 0, Millis(0));
+                self.note(input, Judged { upto: until, ..Judged::default() });
             }
         }
         false
     }
 
-    /// An event as it is delivered.
-    fn prepared(&self, event: Event) -> Event {
+    /// An event as it is delivered, and where it was before if it is redriven.
+    fn prepared(&self, event: Event) -> (Event, Option<Arc<str>>) {
         match &self.errand {
-            Some(errand) => errand::prepare(&errand.job, &event),
-            None => event,
+            Some(errand) => (errand::prepare(&errand.job, &event), errand.origin(&event)),
+            None => (event, None),
         }
     }
 
@@ -288,9 +290,12 @@ impl Engine {
                 }
             }
             for (input, judged) in judged.iter_mut().enumerate().filter(|(_, judged)| is_new(judged)) {
-                let Judged { upto, count, seen } = std::mem::take(judged);
+                let Judged { upto, count, seen, before } = std::mem::take(judged);
                 if let Some(ledger) = pages.change(input) {
                     ledger.advance(upto, count, seen);
+                    if let Some(before) = before {
+                        ledger.counted(before);
+                    }
                 }
             }
             settled

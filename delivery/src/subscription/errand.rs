@@ -48,6 +48,16 @@ impl Errand {
         Self { job, until, look: None }
     }
 
+    /// True if it reads dead letters.
+    pub(super) fn is_redrive(&self) -> bool {
+        matches!(self.job.work, Work::Redrive { .. })
+    }
+
+    /// Where the event of a dead letter was before, where it says so.
+    pub(super) fn origin(&self, letter: &Event) -> Option<Arc<str>> {
+        letter.attribute(dead_letter::POSITION).filter(|_| self.is_redrive()).map(Arc::from)
+    }
+
     /// The inputs that have nothing left up to their end, as of a moment ago. `waiting` are those that seem to have something left,
     /// and where they are.
     pub(super) fn poll_over(
@@ -101,7 +111,8 @@ mod tests {
     fn a_redriven_event_is_the_one_that_it_was() {
         let (job, id) = job(Work::Redrive { letters: Intervals::default() });
         let event = Event::builder("1", "/web", "t").attribute("subject", "s").data("x").build().unwrap();
-        let failure = Failure { cause: "c".into(), status: Some(500), body: b"b".to_vec(), ..Failure::default() };
+        let (cause, position) = ("c".to_owned(), Some("shop.web.in/0/1".to_owned()));
+        let failure = Failure { cause, status: Some(500), body: b"b".to_vec(), position, ..Failure::default() };
         assert_eq!(prepare(&job, &letter(&event, &id, &failure).unwrap()), event);
     }
 

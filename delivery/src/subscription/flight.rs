@@ -61,6 +61,8 @@ pub(super) struct Flight {
     pub(super) started: Instant,
     /// How often the log had lost its end when it started: what it says of a position that was lost since is not to be recorded.
     pub(super) epoch: usize,
+    /// Where it was before it became the dead letter that is redriven, where that says so.
+    pub(super) origin: Option<Arc<str>>,
 }
 
 /// What is to be done next; what is done already is not done again as long as this process lives.
@@ -323,7 +325,7 @@ impl Flight {
     /// An event that was just matched.
     pub(super) fn new(place: Place, event: Event, key: u64, started: Instant) -> Self {
         let open = Open { key, ..Open::default() };
-        Self { place, event, open, recorded: false, stage: Stage::Sink, started, epoch: 0 }
+        Self { place, event, open, recorded: false, stage: Stage::Sink, started, epoch: 0, origin: None }
     }
 
     /// Notes a failed attempt.

@@ -62,6 +62,8 @@ pub(super) enum Next {
         upto: Position,
         /// How many events may have been lost on the way.
         lost: u64,
+        /// How many events were ever appended before, where that was read.
+        before: Option<u64>,
     },
     /// An input goes on with records between which events may have been lost.
     Lost {
@@ -140,12 +142,13 @@ impl Intake {
                 Ok(Ok(slice)) => {
                     let slice = source.cut(slice);
                     let (upto, empty, lost) = (slice.next(), slice.records().is_empty(), slice.lost());
+                    let before = slice.before(upto);
                     source.unread.events =
                         source.unread.events.map(|left| left.saturating_sub(slice.records().len() as u64));
                     source.slice = (!empty).then_some(slice);
                     source.done = 0;
                     if empty {
-                        return Next::Passed { input, upto, lost };
+                        return Next::Passed { input, upto, lost, before };
                     }
                     if lost > 0 {
                         return Next::Lost { input, events: lost };

@@ -190,7 +190,9 @@ impl Lane {
         let inputs = subscription.inputs.iter().map(|Input { cursor, .. }| cursor);
         let at: Vec<(Partition, From)> =
             inputs.map(|cursor| (cursor.partition().clone(), From::At(cursor.position()))).collect();
-        let unread = bus.locate(&at).await?.iter().map(Unread::from_mark).collect();
+        let marks = bus.locate(&at).await?;
+        subscription.correct(&marks);
+        let unread = marks.iter().map(Unread::from_mark).collect();
         let window = plan.policy.deduplication_window;
         let mut recent = window
             .map(|window| Recent::new(window, subscription.inputs.len(), self.metrics.forgotten(&self.counted_as())));

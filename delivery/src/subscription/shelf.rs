@@ -2,6 +2,7 @@
 //! Bounded in count by the lane, in bytes here: beyond them an event is kept by its position alone and read again.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use evoke_eventbus::event::Event;
 use evoke_eventbus::subscription::ledger::Open;
@@ -18,6 +19,7 @@ pub(super) struct Aside {
     pub(super) open: Open,
     stage: Stage,
     event: Option<Event>,
+    origin: Option<Arc<str>>,
     state: State,
 }
 
@@ -71,7 +73,7 @@ impl Shelf {
     }
 
     fn put(&mut self, flight: Flight, state: State, keep: bool) {
-        let Flight { place, event, open, mut stage, .. } = flight;
+        let Flight { place, event, open, origin, mut stage, .. } = flight;
         if stage.held() > 0 && self.bytes + stage.held() > PAYLOAD_BYTES {
             // What the sink answered has no room here: it is asked again.
             stage = Stage::Sink;
@@ -80,7 +82,7 @@ impl Shelf {
         let keep = keep && self.bytes + event.encoded_len() <= PAYLOAD_BYTES;
         let event = keep.then(|| detached(&event));
         self.bytes += event.as_ref().map_or(0, Event::encoded_len);
-        self.asides.insert(place, Aside { open, stage, event, state });
+        self.asides.insert(place, Aside { open, stage, event, origin, state });
     }
 
     /// Takes in what a ledger had open: waiting until `due`, or behind another one.
@@ -89,7 +91,7 @@ impl Shelf {
         if let Some(due) = due {
             self.timers.insert((due, place));
         }
-        self.asides.insert(place, Aside { open, stage: Stage::Sink, event: None, state });
+        self.asides.insert(place, Aside { open, stage: Stage::Sink, event: None, origin: None, state });
     }
 
     /// Lets an event go that waited behind another one.
@@ -129,10 +131,10 @@ impl Shelf {
             let place = self.due.pop_front()?;
             // What stood in the line may be gone, and something else at its place that is not due.
             if self.asides.get(&place).is_some_and(|aside| aside.state == State::Due && aside.event.is_some())
-                && let Some(Aside { open, stage, event: Some(event), .. }) = self.asides.remove(&place)
+                && let Some(Aside { open, stage, event: Some(event), origin, .. }) = self.asides.remove(&place)
             {
                 self.bytes -= event.encoded_len() + stage.held();
-                return Some(Flight { place, event, open, recorded: true, stage, started: now, epoch: 0 });
+                return Some(Flight { place, event, open, recorded: true, stage, started: now, epoch: 0, origin });
             }
         }
     }
@@ -151,12 +153,12 @@ impl Shelf {
     }
 
     /// An event was read again.
-    pub(super) fn fetched(&mut self, place: Place, event: Event) {
+    pub(super) fn fetched(&mut self, place: Place, event: Event, origin: Option<Arc<str>>) {
         if let Some(aside) = self.asides.get_mut(&place)
             && aside.state == State::Fetching
         {
             self.bytes += event.encoded_len();
-            (aside.event, aside.state) = (Some(event), State::Due);
+            (aside.event, aside.origin, aside.state) = (Some(event), origin, State::Due);
             self.due.push_back(place);
         }
     }

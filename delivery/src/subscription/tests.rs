@@ -188,7 +188,7 @@ async fn a_position_that_cannot_be_read_is_tried_again_until_it_is_repaired() {
     assert!(!status.running);
     let error = status.last_error.unwrap();
     assert!(
-        error.ends_with("a ledger of version 99, this evoke knows version 1: run the newer evoke that wrote it"),
+        error.ends_with("a ledger of version 99, this evoke knows version 2: run the newer evoke that wrote it"),
         "{error}"
     );
     bus.store(vec![put(good.value.clone())]).await.unwrap();

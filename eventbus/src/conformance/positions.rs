@@ -1,9 +1,13 @@
 //! Positions that are gone, and counting without reading.
 
+use std::sync::Arc;
+
 use super::{
-    Harness, Limits, again, events, first_seen, mark, next_records, open_reader, partition, start, store, store_all,
+    Harness, Limits, SOON, again, events, first_seen, mark, next_records, open_reader, partition, start, store,
+    store_all,
 };
-use crate::bus::{BusError, From};
+use crate::bus::{BusError, EventBus, From, Point, Position};
+use crate::subscription::ledger::{Ledger, Millis};
 
 /// Enough to fill two thirds of a small bus, which makes a trim worth its while on every back-end.
 const EVENTS: usize = 700;
@@ -71,6 +75,51 @@ pub async fn locate_counts_without_reader<H: Harness>(harness: &H) {
     let unknown = crate::bus::Partition { topic: evoke_api::names::TopicName::parse("never.declared"), index: 0 };
     let error = again(async || bus.locate(&[(unknown.clone(), From::First)]).await).await;
     assert_eq!(error, Err(BusError::NoTopic(unknown.topic)));
+}
+
+/// What a subscription loses with the beginning of its log is counted to the event, where it began and however much it had read.
+pub async fn losses_are_counted_to_the_event<H: Harness>(harness: &H) {
+    let (_site, bus) = start(harness, LIMITS).await;
+    let partition = partition();
+    let mut ids = (0..EVENTS).step_by(100).map(|first| events(first..first + 100, 1000));
+    // What was there before is none of its own.
+    store(&bus, &partition, &ids.next().unwrap()).await;
+    let begin = mark(&bus, From::Next).await.point();
+    for events in ids {
+        store(&bus, &partition, &events).await;
+    }
+    let all = positions_from(&bus, begin).await;
+    let (mut ledger, mut next) = (Ledger::starting_at(begin), 0);
+    for (evaluated, needed) in [(10, 250), (50, 450), (20, 580)] {
+        next += evaluated;
+        ledger.advance(all[next], evaluated as u64, Millis(0));
+        again(async || bus.trim(&partition, all[needed]).await).await.unwrap();
+        let first = mark(&bus, From::First).await.point();
+        let lost = all[next..].iter().filter(|at| **at < first.at).count();
+        assert!(lost > 0, "of what lies between {next} and {needed}, nothing is trimmed");
+        assert_eq!(ledger.lost(mark(&bus, From::At(ledger.upto())).await.begin()).unread, Some(lost as u64));
+        assert_eq!(ledger.trimmed(first).unread, Some(lost as u64));
+        next += lost;
+        let (lag, is_exact) = ledger.lag(&mark(&bus, From::At(ledger.upto())).await);
+        assert!(!is_exact || lag == (all.len() - next) as u64, "{lag} of {} lie ahead", all.len() - next);
+    }
+}
+
+/// Where every event from `begin` on is. What readers count on the way is right.
+async fn positions_from(bus: &Arc<dyn EventBus>, begin: Point) -> Vec<Position> {
+    let end = mark(bus, From::Next).await.end;
+    let mut reader = open_reader(bus, From::At(begin.at)).await.unwrap();
+    let (mut all, mut next) = (Vec::new(), begin.at);
+    while next < end {
+        let batch = tokio::time::timeout(SOON, again(async || reader.next(64 << 10).await)).await;
+        let batch = batch.expect("a reader gives what is there").unwrap();
+        next = next.max(batch.next);
+        all.extend(batch.records.iter().map(|record| record.at));
+        if let (Some(now), Some(then)) = (batch.before, begin.before) {
+            assert_eq!(now - then, all.len() as u64, "events up to {next}");
+        }
+    }
+    all
 }
 
 /// A trim never takes what it was told to keep.

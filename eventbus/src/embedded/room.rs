@@ -26,13 +26,14 @@ impl Room {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes` if they fit below the limit and `extra`. An empty log takes anything.
+    /// Takes `bytes` if they fit below the limit and `extra`. Of what is larger than a quarter of the limit, that much has to fit: a log
+    /// is never empty to its last byte, and one that waited for that would take nothing ever.
     pub(super) fn take(&self, bytes: u64, extra: u64) -> bool {
         let limit = self.max.saturating_add(extra);
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                let then = used.saturating_add(bytes);
-                (then <= limit || used == 0).then_some(then)
+                let fits = used.saturating_add(bytes.min(self.max / 4)) <= limit;
+                fits.then_some(used.saturating_add(bytes))
             })
             .is_ok()
     }

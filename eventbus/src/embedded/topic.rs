@@ -124,7 +124,7 @@ impl TopicLog {
         let at = self.resolve(from)?;
         let (first, end) = (u128::from(self.first()), u128::from(self.end()));
         let ahead = u64::try_from(end.saturating_sub(at.max(first))).unwrap_or(u64::MAX);
-        Ok(Mark { at: Position(at), first: Position(first), end: Position(end), ahead, exact: true })
+        Ok(Mark { at: Position(at), first: Position(first), end: Position(end), ahead, exact: true, appended: None })
     }
 
     /// The first position that was appended at `time` or later, or the end.

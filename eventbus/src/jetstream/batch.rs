@@ -69,6 +69,8 @@ pub(super) struct Progress {
     pub(super) sent: Option<Instant>,
     /// It had been stored before.
     pub(super) repeated: bool,
+    /// More of what was sent is stored, or known to be refused.
+    pub(super) is_news: bool,
     /// Nothing more of the batch will be; all is well if everything was, or what comes next is what was refused.
     pub(super) end: Option<End>,
 }
@@ -82,8 +84,8 @@ pub(super) enum End {
     Refused(Refusal),
     /// What was sent after those that are stored got lost on the way.
     Lost,
-    /// What was sent after those that are stored may be stored yet.
-    Unclear,
+    /// What was sent after those that are stored may be stored yet. The servers say no more of it, and why.
+    Unclear(Refusal),
 }
 
 /// What the servers answer.
@@ -220,21 +222,24 @@ impl Batch {
             sent = Some(*at);
             self.times.pop_front();
         }
-        Progress { stored, sent, repeated, end: None }
+        Progress { stored, sent, repeated, is_news: stored > 0, end: None }
     }
 
     fn refuse(&mut self, sequence: u64, refusal: Refusal) -> Progress {
         // The batch is not known any more, or its end is refused: nothing else will be said of it.
         if refusal.is(Refusal::UNKNOWN_BATCH) || sequence > self.sent {
-            let end = if self.stored == self.sent { End::Complete } else { End::Unclear };
+            // What was refused first is the cause of what came after it.
+            let cause = self.refused.take().map_or(refusal, |(_, first)| first);
+            let end = if self.stored == self.sent { End::Complete } else { End::Unclear(cause) };
             return Progress { end: Some(end), ..Progress::default() };
         }
         if sequence == self.stored + 1 {
             return Progress { end: Some(End::Refused(refusal)), ..Progress::default() };
         }
         // What comes before it may not be stored yet. The end of the batch tells.
+        let is_news = self.refused.is_none();
         self.refused.get_or_insert((sequence, refusal));
-        Progress::default()
+        Progress { is_news, ..Progress::default() }
     }
 }
 
@@ -316,6 +321,8 @@ mod tests {
     }
 
     const TOO_LARGE: &str = r#"{"error":{"code":400,"err_code":10054,"description":"d"},"stream":"s","seq":0}"#;
+    const FULL: &str =
+        r#"{"type":"err","seq":7,"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}"#;
 
     #[test]
     fn a_batch_is_stored_bit_by_bit() {
@@ -340,9 +347,7 @@ mod tests {
         assert_eq!(said(&mut lost, r#"{"stream":"s","seq":6,"batch":"b","count":6}"#), (6, Some(End::Lost)));
 
         let mut refused = batch(20);
-        let full =
-            r#"{"type":"err","seq":7,"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}"#;
-        assert_eq!(said(&mut refused, full), (0, None));
+        assert_eq!(said(&mut refused, FULL), (0, None));
         assert_eq!((refused.room(), refused.is_to_end()), (0, true));
         let (stored, end) = said(&mut refused, r#"{"stream":"s","seq":6,"batch":"b","count":6}"#);
         assert!(matches!(end, Some(End::Refused(refusal)) if stored == 6 && refusal.is_full()));
@@ -365,13 +370,37 @@ mod tests {
         assert_eq!(said(&mut lost, ack), (20, Some(End::Complete)));
         let unknown = r#"{"error":{"code":400,"err_code":10208,"description":"batch publish ID is unknown"}}"#;
         let mut forgotten = batch(20);
-        assert_eq!(said(&mut forgotten, unknown), (0, Some(End::Unclear)));
+        let (stored, end) = said(&mut forgotten, unknown);
+        assert!(matches!(end, Some(End::Unclear(cause)) if stored == 0 && cause.is(Refusal::UNKNOWN_BATCH)));
         let mut refused = batch(20);
         assert_eq!(refused.end(), "_INBOX.a.b.250.fail.21.3.$FI");
         assert_eq!(refused.ping().unwrap(), "_INBOX.a.b.250.fail.20.4.$FI");
         let end = answer("_INBOX.a.b.250.fail.21.3.$FI", TOO_LARGE);
-        assert_eq!(refused.answered(&end).unwrap().end, Some(End::Unclear));
+        let end = refused.answered(&end).unwrap().end;
+        assert!(matches!(end, Some(End::Unclear(cause)) if cause.is_too_large()));
         assert_eq!(said(&mut refused, ack).0, 20);
+    }
+
+    #[test]
+    fn an_end_that_is_refused_like_what_came_before_it_names_the_first_cause() {
+        let mut batch = batch(20);
+        assert_eq!(said(&mut batch, FULL), (0, None));
+        assert_eq!(batch.end(), "_INBOX.a.b.250.fail.21.3.$FI");
+        let end = batch.answered(&answer("_INBOX.a.b.250.fail.21.3.$FI", TOO_LARGE)).unwrap().end;
+        assert!(matches!(end, Some(End::Unclear(cause)) if cause.is_full()));
+    }
+
+    #[test]
+    fn only_what_is_stored_or_refused_is_news() {
+        let mut batch = batch(20);
+        let mut is_news = |payload| batch.answered(&answer("_INBOX.a.b.250.fail.20.4.$FI", payload)).unwrap().is_news;
+        assert!(!is_news(r#"{"type":"ack","seq":0,"msgs":250}"#));
+        let ack = r#"{"type":"ack","seq":4,"msgs":4}"#;
+        assert!(is_news(ack));
+        assert!(!is_news(ack), "asked again, servers that store nothing say the same");
+        assert!(!is_news(r#"{"type":"gap","last_seq":7,"seq":9}"#));
+        assert!(is_news(FULL));
+        assert!(!is_news(FULL));
     }
 
     #[test]

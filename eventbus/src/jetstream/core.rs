@@ -9,7 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::error::{ApiError, WireError};
+use super::error::ApiError;
 use super::state::Bucket;
 use super::stream;
 use super::topic::Topic;
@@ -167,14 +167,13 @@ impl Core {
     }
 
     /// Makes the stream of a topic anew if it is gone; says whether it was.
-    pub(super) async fn remake(&self, topic: &Topic) -> Result<bool, ApiError> {
+    pub(super) async fn remake(&self, topic: &Topic) -> Result<bool, BusError> {
         if let Some(info) = stream::info(&self.wire, &topic.stream).await? {
             self.agrees(topic, &info);
             return Ok(false);
         }
         let spec = TopicSpec { name: topic.name.clone(), partitions: topic.partitions() };
-        let made = stream::declare(&self.wire, &self.plan, &spec).await;
-        made.map(|_| true).map_err(|error| WireError::Client(error.to_string()).into())
+        stream::declare(&self.wire, &self.plan, &spec).await.map(|_| true)
     }
 
     /// Lets go of everything that waits: the bus is closed.

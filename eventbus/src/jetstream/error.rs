@@ -16,7 +16,10 @@ pub(super) enum WireError {
     #[error("the connection to NATS broke before it answered")]
     Broken,
     /// Nobody answered in time.
-    #[error("NATS does not answer; a stream that has no leader, or an account that may not ask, looks like this")]
+    #[error(
+        "NATS does not answer: the stream has no leader, the account may not ask, or a server has turned JetStream off, \
+         as one does that cannot write (its log says why)"
+    )]
     Silent,
     /// Nobody is there to answer.
     #[error(

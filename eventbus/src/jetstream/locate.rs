@@ -170,6 +170,7 @@ impl Counter<'_> {
             end: epoch.at(end),
             ahead: counts.get(&sequence).copied().unwrap_or_default(),
             exact: true,
+            appended: None,
         };
         Ok(places.into_iter().map(|(place, at, sequence)| (place, mark(at, sequence))).collect())
     }

@@ -1,5 +1,5 @@
 //! The small state, in a key-value bucket of NATS. Everything is read from the leader of its stream: what an answered change wrote,
-//! every later read sees.
+//! every later read sees. A bucket that somebody deletes is made anew, by whoever notices first; when it was made tells the others.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -14,13 +14,16 @@ use chrono::{DateTime, TimeDelta, Utc};
 use evoke_api::events::JetStreamStorage;
 use futures_util::future::try_join_all;
 use futures_util::stream::{StreamExt as _, TryStreamExt as _};
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::error::{ApiError, Refusal, WireError};
 use super::stream;
 use super::wire::Wire;
-use crate::bus::{BusError, Entry, Expect, Put};
+use crate::bus::{BusError, Entry, Expect, Health, Put};
+use crate::health::HealthBoard;
 use crate::plan::jetstream::JetStreamPlan;
 
 const STREAM: &str = "KV_evoke";
@@ -38,14 +41,22 @@ const SYNCED: TimeDelta = TimeDelta::hours(1);
 const LOOKS: usize = 8;
 /// How many subjects NATS names in one answer.
 const PAGE: usize = 100_000;
+/// Who has the trouble, for the bus's health.
+const STATE: &str = "state";
 
 /// The bucket.
 #[derive(Debug)]
 pub(super) struct Bucket {
     wire: Arc<Wire>,
-    replicas: u16,
+    replicas: Option<u16>,
     storage: JetStreamStorage,
+    /// It was said that NATS does not let it have its replicas.
+    is_named: AtomicBool,
     is_there: AtomicBool,
+    board: Arc<HealthBoard>,
+    /// When the bucket was made, as it was last seen.
+    made: Mutex<Option<String>>,
+    losses: watch::Sender<u64>,
 }
 
 /// The last message of a key.
@@ -58,9 +69,16 @@ struct Last {
 }
 
 impl Bucket {
-    pub(super) fn new(wire: Arc<Wire>, plan: &JetStreamPlan) -> Self {
-        let (replicas, storage) = (plan.replicas.unwrap_or(1), plan.storage.unwrap_or_default());
-        Self { wire, replicas, storage, is_there: AtomicBool::new(false) }
+    pub(super) fn new(wire: Arc<Wire>, plan: &JetStreamPlan, board: Arc<HealthBoard>) -> Self {
+        let (replicas, storage) = (plan.replicas, plan.storage.unwrap_or_default());
+        let (is_named, is_there) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (made, losses) = (Mutex::default(), watch::Sender::new(0));
+        Self { wire, replicas, storage, is_named, is_there, board, made, losses }
+    }
+
+    /// How often the bucket was lost.
+    pub(super) fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.subscribe()
     }
 
     pub(super) async fn load(&self, prefix: &str) -> Result<Vec<Entry>, BusError> {
@@ -184,6 +202,7 @@ impl Bucket {
         self.there().await?;
         #[derive(Deserialize)]
         struct Page {
+            created: String,
             state: stream::State,
             #[serde(default)]
             total: usize,
@@ -193,6 +212,8 @@ impl Bucket {
             let body = json!({"subjects_filter": filter(prefix), "offset": seen});
             let page = self.wire.api::<Page>(&format!("STREAM.INFO.{STREAM}"), &body).await;
             let page = page.map_err(|error| self.lost(error))?;
+            // Before anybody hears what is in it: another process may have made it anew.
+            self.found(page.created);
             let subjects = page.state.subjects.unwrap_or_default();
             seen += subjects.len();
             let last = subjects.len() < PAGE || seen >= page.total;
@@ -242,35 +263,80 @@ impl Bucket {
         if self.is_there.load(Ordering::Acquire) {
             return Ok(());
         }
-        if stream::info(&self.wire, STREAM).await?.is_none() {
-            let config = Config {
-                name: STREAM.to_owned(),
-                description: Some("evoke: positions of subscriptions".to_owned()),
-                subjects: vec![format!("{SUBJECTS}.>")],
-                retention: RetentionPolicy::Limits,
-                discard: DiscardPolicy::New,
-                storage: match self.storage {
-                    JetStreamStorage::File => StorageType::File,
-                    JetStreamStorage::Memory => StorageType::Memory,
-                },
-                num_replicas: self.replicas.into(),
-                max_messages_per_subject: 1,
-                max_messages: -1,
-                max_bytes: -1,
-                max_message_size: -1,
-                max_consumers: -1,
-                allow_rollup: true,
-                deny_delete: true,
-                ..Config::default()
-            };
-            let made = self.wire.api::<stream::Info>(&format!("STREAM.CREATE.{STREAM}"), &config).await;
-            match made {
-                Ok(_) => {}
-                Err(error) if error.is(Refusal::NAME_IN_USE) => {}
-                Err(error) => return Err(error.into()),
+        let created = match stream::info(&self.wire, STREAM).await? {
+            Some(info) => {
+                let created = info.created.clone();
+                self.replicate(info).await?;
+                created
             }
-        }
+            None => {
+                if self.made.lock().is_some() {
+                    let text = format!("the stream {STREAM} is gone, and with it evoke's state: it is made anew");
+                    self.board.trouble(&STATE.into(), Health::Down(text.into()));
+                }
+                self.make().await?.created
+            }
+        };
+        self.found(created);
+        self.board.clear(STATE);
         self.is_there.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    async fn make(&self) -> Result<stream::Info, BusError> {
+        let config = Config {
+            name: STREAM.to_owned(),
+            description: Some("evoke: positions of subscriptions".to_owned()),
+            subjects: vec![format!("{SUBJECTS}.>")],
+            retention: RetentionPolicy::Limits,
+            discard: DiscardPolicy::New,
+            storage: match self.storage {
+                JetStreamStorage::File => StorageType::File,
+                JetStreamStorage::Memory => StorageType::Memory,
+            },
+            num_replicas: self.replicas.unwrap_or(1).into(),
+            max_messages_per_subject: 1,
+            max_messages: -1,
+            max_bytes: -1,
+            max_message_size: -1,
+            max_consumers: -1,
+            allow_rollup: true,
+            deny_delete: true,
+            ..Config::default()
+        };
+        match self.wire.api::<stream::Info>(&format!("STREAM.CREATE.{STREAM}"), &config).await {
+            // Another process was faster.
+            Err(error) if error.is(Refusal::NAME_IN_USE) => stream::info(&self.wire, STREAM)
+                .await?
+                .ok_or_else(|| BusError::Unavailable(format!("the stream {STREAM} comes and goes").into())),
+            made => made.map_err(BusError::from),
+        }
+    }
+
+    /// Compares the bucket that is there with the one that was there before.
+    fn found(&self, made: String) {
+        let mut known = self.made.lock();
+        if known.as_ref() == Some(&made) {
+            return;
+        }
+        if known.replace(made).is_some() {
+            tracing::error!(
+                stream = STREAM,
+                "the servers have lost evoke's state: what the processes on the bus know of it is stored again"
+            );
+            self.losses.send_modify(|losses| *losses += 1);
+        }
+    }
+
+    /// Has the bucket kept by as many servers as the manifest says, if it says so and NATS lets it.
+    async fn replicate(&self, info: stream::Info) -> Result<(), ApiError> {
+        let Some(replicas) = self.replicas else { return Ok(()) };
+        let drift = stream::replicate(&self.wire, STREAM, info, replicas).await?;
+        if let Some(drift) = drift
+            && !self.is_named.swap(true, Ordering::AcqRel)
+        {
+            tracing::warn!(stream = STREAM, %drift, "positions are not kept as declared, which was left alone");
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The stream of a topic: its name and subjects, how it is made, and what of it differs from the manifest.
 
 use std::collections::{BTreeMap, HashMap};
+use std::slice;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
@@ -103,17 +104,21 @@ pub(super) async fn declare(wire: &Wire, plan: &JetStreamPlan, spec: &TopicSpec)
 fn cannot_make(stream: &str, error: ApiError) -> BusError {
     match error {
         ApiError::Refused(refusal) => {
-            let hint = match refusal.err_code {
-                10065 => "; another stream takes its subject: remove one of the two",
-                10074 => "; the servers are no cluster: set `replicas: 1`",
-                10047 | 10023 | 10002 | 10028 => "; give the account more room, or set a smaller `maxBytes`",
-                10005 => "; there are fewer servers than `replicas`",
-                _ => "",
-            };
-            let text = format!("JetStream does not make the stream {stream}: {refusal}{hint}");
+            let text = format!("JetStream does not make the stream {stream}: {refusal}{}", hint(&refusal));
             BusError::Unavailable(text.into())
         }
         other => other.into(),
+    }
+}
+
+/// What helps against a refusal.
+fn hint(refusal: &Refusal) -> &'static str {
+    match refusal.err_code {
+        10065 => "; another stream takes its subject: remove one of the two",
+        10074 => "; the servers are no cluster: set `replicas: 1`",
+        10047 | 10023 | 10002 | 10028 => "; give the account more room, or set a smaller `maxBytes`",
+        10005 => "; there are fewer servers than `replicas`",
+        _ => "",
     }
 }
 
@@ -188,27 +193,15 @@ async fn adopt(wire: &Wire, plan: &JetStreamPlan, spec: &TopicSpec, mut info: In
             if info.config.storage == StorageType::File { "files" } else { "memory" }
         ));
     }
-    let changes = changes(plan, &info.config);
-    if !changes.is_empty() {
-        match update(wire, &stream, &changes).await {
-            Ok(updated) => {
-                // What the servers do not know, they pass over.
-                let left: Vec<_> = self::changes(plan, &updated.config).iter().map(|change| change.field).collect();
-                let changed = changes.iter().filter(|change| !left.contains(&change.field));
-                let changed: Vec<_> = changed.map(|change| change.said.as_str()).collect();
-                if !changed.is_empty() {
-                    tracing::info!(topic = %spec.name, changed = changed.join(", "), "the stream has the settings of the manifest now");
-                }
-                info = updated;
-            }
-            Err(ApiError::Refused(refusal)) => drift.extend(changes.iter().map(|change| {
-                format!(
-                    "{}: NATS refuses to change it ({refusal}); change the manifest, or the stream {stream} by hand",
-                    change.said
-                )
-            })),
-            Err(error) => return Err(error.into()),
-        }
+    let wanted = changes(plan, &info.config);
+    let refused = make(wire, &stream, &wanted, &mut info).await?;
+    drift.extend(refused.iter().map(|(change, refusal)| change.refused(&stream, refusal)));
+    // What the servers refuse or do not know is as it was.
+    let left: Vec<_> = changes(plan, &info.config).iter().map(|change| change.field).collect();
+    let changed = wanted.iter().filter(|change| !left.contains(&change.field));
+    let changed: Vec<_> = changed.map(|change| change.said.as_str()).collect();
+    if !changed.is_empty() {
+        tracing::info!(topic = %spec.name, changed = changed.join(", "), "the stream has the settings of the manifest now");
     }
     if !info.config.allow_batch_publish {
         drift.push(
@@ -226,8 +219,23 @@ struct Change {
     said: String,
 }
 
+impl Change {
+    fn replicas(now: &Config, asked: u16) -> Option<Self> {
+        let said = format!("it has {} replicas, not {asked}", now.num_replicas);
+        (now.num_replicas != usize::from(asked)).then(|| Self { field: "num_replicas", value: asked.into(), said })
+    }
+
+    /// In words, that NATS does not make it, and what to do.
+    fn refused(&self, stream: &str, refusal: &Refusal) -> String {
+        let (said, hint) = (&self.said, hint(refusal));
+        format!(
+            "{said}: NATS refuses to change it ({refusal}{hint}); change the manifest, or the stream {stream} by hand"
+        )
+    }
+}
+
 fn changes(plan: &JetStreamPlan, now: &Config) -> Vec<Change> {
-    let mut changes = Vec::new();
+    let mut changes: Vec<_> = plan.replicas.and_then(|asked| Change::replicas(now, asked)).into_iter().collect();
     let mut change = |field, value: Value, said: String| changes.push(Change { field, value, said });
     if !now.allow_batch_publish {
         change("allow_batched", true.into(), "`allow_batched` is off".to_owned());
@@ -237,11 +245,6 @@ fn changes(plan: &JetStreamPlan, now: &Config) -> Vec<Change> {
     if now.discard != policy && (plan.max_bytes.is_some() || now.max_bytes > 0) {
         let value = if policy == DiscardPolicy::New { "new" } else { "old" };
         change("discard", value.into(), format!("`discard` is not `{value}` (onFull)"));
-    }
-    if let Some(replicas) = plan.replicas
-        && now.num_replicas != usize::from(replicas)
-    {
-        change("num_replicas", replicas.into(), format!("it has {} replicas, not {replicas}", now.num_replicas));
     }
     if let Some(age) = plan.max_age
         && now.max_age != age
@@ -271,8 +274,54 @@ fn nanos(duration: Duration) -> Value {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).into()
 }
 
-/// Changes some settings and leaves all others as the servers have them, those that this version does not know too.
-async fn update(wire: &Wire, stream: &str, changes: &[Change]) -> Result<Info, ApiError> {
+/// Has a stream kept by so many servers. In words, what NATS refuses of that.
+pub(super) async fn replicate(
+    wire: &Wire,
+    stream: &str,
+    mut info: Info,
+    replicas: u16,
+) -> Result<Option<String>, ApiError> {
+    let Some(change) = Change::replicas(&info.config, replicas) else { return Ok(None) };
+    let refusal = update(wire, stream, slice::from_ref(&change), &mut info).await?;
+    if refusal.is_none() {
+        tracing::info!(stream, replicas, "the stream is kept by as many servers as the manifest says now");
+    }
+    Ok(refusal.map(|refusal| change.refused(stream, &refusal)))
+}
+
+/// Makes these changes, and gives those that NATS refuses. One update takes all of them; if NATS refuses it, each is made by itself,
+/// and once more after others were: a shorter `maxAge` has to wait for a shorter `duplicateWindow`.
+async fn make<'a>(
+    wire: &Wire,
+    stream: &str,
+    changes: &'a [Change],
+    info: &mut Info,
+) -> Result<Vec<(&'a Change, Refusal)>, ApiError> {
+    if changes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(refusal) = update(wire, stream, changes, info).await? else { return Ok(Vec::new()) };
+    if let [change] = changes {
+        return Ok(vec![(change, refusal)]);
+    }
+    let mut left: Vec<_> = changes.iter().collect();
+    loop {
+        let (asked, mut refused) = (left.len(), Vec::new());
+        for change in left {
+            if let Some(refusal) = update(wire, stream, slice::from_ref(change), info).await? {
+                refused.push((change, refusal));
+            }
+        }
+        if refused.is_empty() || refused.len() == asked {
+            return Ok(refused);
+        }
+        left = refused.into_iter().map(|(change, _)| change).collect();
+    }
+}
+
+/// Changes some settings and leaves all others as the servers have them, those that this version does not know too. Gives the refusal,
+/// if NATS refuses to.
+async fn update(wire: &Wire, stream: &str, changes: &[Change], info: &mut Info) -> Result<Option<Refusal>, ApiError> {
     #[derive(Deserialize)]
     struct Raw {
         config: serde_json::Map<String, Value>,
@@ -281,11 +330,18 @@ async fn update(wire: &Wire, stream: &str, changes: &[Change]) -> Result<Info, A
     for change in changes {
         raw.config.insert(change.field.to_owned(), change.value.clone());
     }
-    wire.api(&format!("STREAM.UPDATE.{stream}"), &raw.config).await
+    match wire.api(&format!("STREAM.UPDATE.{stream}"), &raw.config).await {
+        Ok(updated) => *info = updated,
+        Err(ApiError::Refused(refusal)) => return Ok(Some(refusal)),
+        Err(error) => return Err(error),
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
+    use evoke_connect::nats::NatsPlan;
+
     use super::*;
 
     #[test]
@@ -296,5 +352,31 @@ mod tests {
         let config = Config { subjects: (0..3).map(|p| subject(&topic, p)).collect(), ..Config::default() };
         assert_eq!(partitions(&config, &topic), 3);
         assert_eq!(partitions(&config, &TopicName::parse("ns.a_-b")), 0);
+    }
+
+    #[test]
+    fn what_the_manifest_does_not_name_is_no_change() {
+        let batches = Config { allow_batch_publish: true, ..Config::default() };
+        let now = Config { num_replicas: 3, max_age: Duration::from_secs(9), ..batches };
+        let plan = JetStreamPlan::on(NatsPlan::default());
+        assert!(changes(&plan, &now).is_empty());
+        let plan = JetStreamPlan { replicas: Some(3), max_age: Some(now.max_age), ..plan };
+        assert!(changes(&plan, &now).is_empty());
+        let plan = JetStreamPlan { replicas: Some(5), max_age: Some(Duration::from_secs(5)), ..plan };
+        let found = changes(&plan, &Config { duplicate_window: now.max_age, ..now });
+        let fields: Vec<_> = found.iter().map(|change| (change.field, &change.value)).collect();
+        let (replicas, age) = (json!(5), json!(5_000_000_000_u64));
+        assert_eq!(fields, [("num_replicas", &replicas), ("max_age", &age), ("duplicate_window", &age)]);
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_asked_why_not_and_what_helps() {
+        let change = Change::replicas(&Config { num_replicas: 1, ..Config::default() }, 3).unwrap();
+        let refusal = Refusal { code: 500, err_code: 10074, description: "no cluster".to_owned() };
+        assert_eq!(
+            change.refused("s", &refusal),
+            "it has 1 replicas, not 3: NATS refuses to change it (no cluster (code 10074); the servers are no cluster: \
+             set `replicas: 1`); change the manifest, or the stream s by hand"
+        );
     }
 }

@@ -210,8 +210,10 @@ pub(super) async fn run(core: Arc<Core>, topic: Arc<Topic>, partition: u16) {
     };
     let backoff = Backoff::between(WAIT_FIRST, WAIT_LONGEST);
     let (core, topic) = (&core, &*topic);
-    let (unsure, doubtful) = (0, false);
-    let writer = Writer { core, topic, partition, inbox, answers, batches: 0, unsure, backoff, failures: 0, doubtful };
+    let (unsure, doubtful, has_leader) = (0, false, false);
+    let (batches, failures) = (0, 0);
+    let writer =
+        Writer { core, topic, partition, inbox, answers, batches, unsure, backoff, failures, doubtful, has_leader };
     core.closed.run_until_cancelled(Box::pin(writer.run(queue))).await;
 }
 
@@ -231,6 +233,8 @@ struct Writer<'a> {
     failures: u32,
     /// The stream may have been made anew since something was stored last.
     doubtful: bool,
+    /// The servers told of the stream when they were asked last: it has a leader, whatever becomes of events.
+    has_leader: bool,
 }
 
 impl Writer<'_> {
@@ -242,7 +246,7 @@ impl Writer<'_> {
             let first = queue.after(0, if self.unsure > 0 { 1 } else { self.topic.batch_limit() });
             if first.is_empty() {
                 self.core.drained.notify_waiters();
-                if self.topic.is_full() {
+                if self.topic.is_full() || self.failures >= FAILURES {
                     self.relieve(queue).await;
                 } else {
                     queue.wake.notified().await;
@@ -262,7 +266,10 @@ impl Writer<'_> {
                     self.doubtful = true;
                     self.trouble(&format!("JetStream refuses to store events: {refusal}")).await;
                 }
-                Ok(End::Lost | End::Unclear) => self.trouble("events got lost on the way to JetStream").await,
+                Ok(End::Lost) => self.trouble("events got lost on the way to JetStream").await,
+                Ok(End::Unclear(refusal)) => {
+                    self.trouble(&format!("JetStream does not say what it stored of a batch: {refusal}")).await;
+                }
                 Err(error) => self.unknown(error).await,
             }
         }
@@ -277,7 +284,7 @@ impl Writer<'_> {
         let mut batch = Batch::new(format!("{}.{}", self.inbox, self.name()), &first, first.len() == 1);
         let ended = self.follow(&mut batch, queue, first, &mut standing).await;
         match &ended {
-            Err(_) | Ok(End::Unclear) => self.unsure = self.unsure.max(batch.under_way()),
+            Err(_) | Ok(End::Unclear(_)) => self.unsure = self.unsure.max(batch.under_way()),
             // Servers forget a batch by themselves only after a while.
             Ok(End::Refused(_)) if batch.is_open() => self.post(batch.end(), HeaderMap::new(), Bytes::new()).await?,
             Ok(_) => {}
@@ -292,10 +299,16 @@ impl Writer<'_> {
         first: Vec<Outgoing>,
         standing: &mut watch::Receiver<Standing>,
     ) -> Result<End, WireError> {
-        let mut events = first;
+        // The time for news runs from when there is something to hear of, and from the last news: a server that can store nothing, as on
+        // a full disk, still answers how far a batch is.
+        let (mut events, mut since) = (first, Instant::now());
         loop {
             if !events.is_empty() {
+                let is_idle = batch.under_way() == 0;
                 self.send(batch, &events).await?;
+                if is_idle {
+                    since = Instant::now();
+                }
             }
             let room = batch.room();
             events = if room > 0 { queue.after(batch.under_way(), room) } else { Vec::new() };
@@ -305,11 +318,14 @@ impl Writer<'_> {
             if batch.is_to_end() {
                 self.post(batch.end(), HeaderMap::new(), Bytes::new()).await?;
             }
-            let answer = self.answer(batch, standing).await?;
+            let answer = self.answer(batch, standing, since).await?;
             let progress = batch.answered(&answer)?;
             self.stored(queue, &progress);
             if let Some(end) = progress.end {
                 return Ok(end);
+            }
+            if progress.is_news {
+                since = Instant::now();
             }
         }
     }
@@ -338,21 +354,33 @@ impl Writer<'_> {
         posted.map_err(|error| WireError::Client(error.to_string()))
     }
 
-    async fn answer(&mut self, batch: &Batch, standing: &mut watch::Receiver<Standing>) -> Result<Message, WireError> {
-        let asked = Instant::now();
-        while asked.elapsed() < ANSWER {
+    /// The next answer, unless there was no news for too long.
+    async fn answer(
+        &mut self,
+        batch: &Batch,
+        standing: &mut watch::Receiver<Standing>,
+        since: Instant,
+    ) -> Result<Message, WireError> {
+        loop {
+            let left = ANSWER.saturating_sub(since.elapsed());
             tokio::select! {
+                // What has come counts, however late it is looked at.
+                biased;
                 answer = self.answers.next() => return answer.ok_or(WireError::Closed),
                 changed = standing.changed() => return match changed {
                     Ok(()) => Err(self.core.wire.up().err().unwrap_or(WireError::Broken)),
                     Err(_) => Err(WireError::Closed),
                 },
-                () = tokio::time::sleep(QUIET) => if let Some(ping) = batch.ping() {
-                    self.post(ping, HeaderMap::new(), Bytes::new()).await?;
-                },
+                () = tokio::time::sleep(left.min(QUIET)) => {
+                    if left <= QUIET {
+                        return Err(WireError::Silent);
+                    }
+                    if let Some(ping) = batch.ping() {
+                        self.post(ping, HeaderMap::new(), Bytes::new()).await?;
+                    }
+                }
             }
         }
-        Err(WireError::Silent)
     }
 
     /// Settles what is stored by now.
@@ -397,7 +425,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Looks for room again although nothing waits: who publishes may hold back while the stream is called full.
+    /// Looks at the stream again although nothing waits: who publishes may hold back while it is called full or down.
     async fn relieve(&mut self, queue: &Queue) {
         tokio::select! {
             () = queue.wake.notified() => return,
@@ -406,7 +434,9 @@ impl Writer<'_> {
         }
         let Ok(Some(info)) = stream::info(&self.core.wire, &self.topic.stream).await else { return };
         self.topic.holds(info.state.bytes);
-        if self.topic.limit().is_none_or(|limit| info.state.bytes < limit - limit / 8) {
+        let has_room = |limit: u64| info.state.bytes < limit - limit / 8;
+        if !self.topic.is_full() || self.topic.limit().is_none_or(has_room) {
+            self.failures = 0;
             self.topic.set_full(false);
             self.core.board.clear(&self.topic.label);
         }
@@ -414,12 +444,14 @@ impl Writer<'_> {
 
     /// False where it is not known that the partition still is one, or it is not.
     async fn agrees(&mut self) -> bool {
-        match self.core.still_agrees(self.topic).await {
+        let agrees = self.core.still_agrees(self.topic).await;
+        self.has_leader = agrees.is_ok();
+        match agrees {
             Ok(agrees) => return agrees,
             Err(ApiError::Wire(error)) => self.unknown(error).await,
             Err(error) => {
                 self.doubtful = true;
-                self.trouble(&error.to_string()).await;
+                self.trouble(&BusError::from(error).to_string()).await;
             }
         }
         false
@@ -431,6 +463,15 @@ impl Writer<'_> {
             // The connection says itself when it is there again.
             WireError::Down(_) | WireError::Broken => self.core.wire.until_up().await,
             WireError::Nobody => self.missing().await,
+            WireError::Silent if self.has_leader => {
+                let (stream, subject) = (&self.topic.stream, self.topic.subject(self.partition));
+                let cause = format!(
+                    "NATS answers for the stream {stream} and stores nothing that is published to {subject}: its server \
+                     cannot write (its log says why; after a full disk it needs space, and then a restart), or evoke may \
+                     not publish there"
+                );
+                self.trouble(&cause).await;
+            }
             other => self.trouble(&other.to_string()).await,
         }
     }

@@ -129,7 +129,7 @@ pub(super) fn committing(brokers: &Brokers, name: &str, group: &str) -> ClientCo
 }
 
 /// The settings of a client that publishes events of up to `max_bytes`.
-pub(super) fn publishing(brokers: &Brokers, name: &str, max_bytes: usize) -> ClientConfig {
+fn publishing(brokers: &Brokers, name: &str, max_bytes: usize) -> ClientConfig {
     let mut config = common(brokers, name);
     config
         .set("enable.idempotence", "true")
@@ -144,6 +144,14 @@ pub(super) fn publishing(brokers: &Brokers, name: &str, max_bytes: usize) -> Cli
         // What may be queued is bounded before it comes here.
         .set("queue.buffering.max.messages", "10000000")
         .set("queue.buffering.max.kbytes", "2097151");
+    config
+}
+
+/// The same for a client that publishes in batches, and ends with one that is refused: what is behind it would be stored otherwise, and
+/// overtake it.
+pub(super) fn publishing_in_batches(brokers: &Brokers, name: &str, max_bytes: usize) -> ClientConfig {
+    let mut config = publishing(brokers, name, max_bytes);
+    config.set("enable.gapless.guarantee", "true");
     config
 }
 

@@ -9,6 +9,7 @@ use evoke_connect::kafka::Brokers;
 use evoke_connect::kafka::words::text;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -71,7 +72,7 @@ impl Cluster {
         asked.await.unwrap_or(Err(BusError::Closed))
     }
 
-    /// Whether a broker answers within `patience`, and, where it was `away`, is the one that it should be.
+    /// Whether a broker answers within `patience`, and, where it was `away`, is the one that it should be. Says whether it knows a topic.
     ///
     /// # Errors
     /// The cause, and whether the client knows one.
@@ -81,14 +82,15 @@ impl Cluster {
         patience: Duration,
         away: bool,
         told: Arc<Told>,
-    ) -> Result<(), (String, bool)> {
+    ) -> Result<bool, (String, bool)> {
         let (topic, brokers) = (topic.to_owned(), self.brokers.clone());
         let looked = self.ask(move |asker| {
             if away && let Err(cause) = brokers.check_server_name() {
                 return Ok(Err((cause, true)));
             }
-            if asker.fetch_metadata(Some(&topic), patience).is_ok() {
-                return Ok(Ok(()));
+            if let Ok(metadata) = asker.fetch_metadata(Some(&topic), patience) {
+                let error = metadata.topics().first().and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
+                return Ok(Ok(!error.is_some_and(is_missing)));
             }
             // The reason comes as an event of its own, which only a poll brings.
             while asker.poll(Duration::ZERO).is_some() {}
@@ -108,7 +110,7 @@ impl Cluster {
             let Some(found) = metadata.topics().first() else { return Ok(None) };
             match found.error().map(RDKafkaErrorCode::from) {
                 None => {}
-                Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
+                Some(error) if is_missing(error) => return Ok(None),
                 Some(RDKafkaErrorCode::TopicAuthorizationFailed) => return Err(forbidden(&topic)),
                 Some(error) => return Err(BusError::Unavailable(format!("topic {topic:?}: {error}").into())),
             }
@@ -207,6 +209,10 @@ fn offsets(asker: &Consumer, asked: &[(Place, Offset)]) -> Result<Vec<i64>, BusE
             Ok(found.offset().to_raw().unwrap_or(-1))
         })
         .collect()
+}
+
+fn is_missing(error: RDKafkaErrorCode) -> bool {
+    matches!(error, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)
 }
 
 /// A topic that is not there, by the name that Kafka has it under; who asked puts the bus's own name in its place.

@@ -4,7 +4,7 @@
 //! all readers of a size, and one more for each further reader of the same partition. A reader that is not asked for a moment gets up,
 //! and what was fetched ahead for it is let go: nothing it might hold is bounded by anything but its own reading.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,16 @@ struct Shared {
     consumer: Arc<Consumer>,
     ahead: usize,
     taken: HashMap<Place, Taken>,
+    /// What it is not to read any more.
+    outdated: HashSet<Place>,
     used: Instant,
+}
+
+impl Shared {
+    /// Whether it can be asked to read a partition.
+    fn is_free(&self, place: &Place) -> bool {
+        !self.taken.contains_key(place) && !self.outdated.contains(place)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,22 +236,36 @@ impl Pool {
         let mut clients = self.clients.lock();
         loop {
             let fitting = || clients.iter().filter(|client| client.ahead == seat.ahead);
-            if fitting().any(|client| !client.taken.contains_key(&seat.place)) {
+            if fitting().any(|client| client.is_free(&seat.place)) {
                 break;
             }
-            if !fitting().any(|client| client.taken.get(&seat.place) == Some(&Taken::GetsUp)) {
+            let soon = |client: &Shared| client.taken.get(&seat.place) == Some(&Taken::GetsUp);
+            if !fitting().any(|client| soon(client) && !client.outdated.contains(&seat.place)) {
                 let config = client::reading(&self.brokers, &self.name, seat.ahead);
                 let consumer = Arc::new(config.create_with_context(Ears(Arc::clone(&self.told)))?);
-                clients.push(Shared { consumer, ahead: seat.ahead, taken: HashMap::new(), used: Instant::now() });
+                clients.push(Shared {
+                    consumer,
+                    ahead: seat.ahead,
+                    taken: HashMap::new(),
+                    outdated: HashSet::new(),
+                    used: Instant::now(),
+                });
                 break;
             }
             self.left.wait_for(&mut clients, TICK);
         }
-        let free = clients.iter_mut().find(|c| c.ahead == seat.ahead && !c.taken.contains_key(&seat.place));
+        let free = clients.iter_mut().find(|client| client.ahead == seat.ahead && client.is_free(&seat.place));
         let client = free.ok_or(KafkaError::Canceled)?;
         client.taken.insert(seat.place.clone(), Taken::Sits);
         client.used = Instant::now();
         Ok(Arc::clone(&client.consumer))
+    }
+
+    /// Has a partition read by clients that do not know it yet, from now on.
+    pub(super) fn outdate(&self, place: &Place) {
+        for client in self.clients.lock().iter_mut() {
+            client.outdated.insert(place.clone());
+        }
     }
 
     fn get_up(self: &Arc<Self>, place: Place, sitting: Sitting) {

@@ -1,271 +1,397 @@
 //! The producer: what is accepted, on its way, and stored.
 //!
+//! | module | holds |
+//! | --- | --- |
+//! | `call` | the records of one call |
+//! | `line` | one client |
+//! | `trials` | partitions in which a client has stored nothing yet |
+//! | `fate` | what an error means for a record |
+//!
 //! Accepted is what has a place in a bounded queue. What is accepted is tried until the brokers have it, so that nothing that comes
-//! later overtakes it. Only what can never be stored fails, and with a client that gave up, everything that it had: a new one
-//! takes its place.
+//! later overtakes it. There is a client that publishes in batches, and where it is needed a second one, for topics of which the brokers
+//! refused a batch: it publishes one record at a time, so that of a topic that takes less than it should only that fails which is too
+//! large by itself.
+//!
+//! A client gives up where it would have to leave something out: when it lost count of what the brokers have, and when they refuse a
+//! batch. Then it is given nothing more. What it has not sent is taken back, and of what it has sent the end is awaited. Only then another
+//! takes its place, which is given what is left of the events, in the order in which they were accepted, and before any that come later.
 
+mod call;
+mod fate;
+mod line;
+mod trials;
+
+use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use evoke_connect::kafka::words::text;
-use parking_lot::Mutex;
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext, PurgeConfig};
-use tokio::sync::oneshot;
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+use tokio::sync::{Notify, oneshot};
 
-use super::client::{self, Told};
-use crate::bus::{Position, PublishError};
+use self::call::Call;
+pub(super) use self::call::{Outgoing, Stored};
+use self::line::{Line, Mode};
+use super::client::Told;
+use super::cluster::Place;
+use crate::bus::Position;
+use crate::event::Event;
 use crate::metrics::OneBusMetrics;
-use crate::queued::Place;
+use crate::queued;
 
-/// How long the thread waits for something to do, which is also how late it sees that it is to end.
-const POLL: Duration = Duration::from_millis(50);
 /// How long what is on its way may take when the bus is closed.
 const FLUSH: Duration = Duration::from_secs(10);
-
-/// What became of one record.
-pub(super) type Stored = Result<Position, PublishError>;
-
-/// A record to publish.
-pub(super) struct Outgoing<'a> {
-    pub(super) key: Option<&'a [u8]>,
-    /// `None` is a tombstone.
-    pub(super) value: Option<&'a [u8]>,
-    pub(super) headers: Option<OwnedHeaders>,
-}
-
-/// The records of one call, until all of them are stored or will never be.
-struct Call {
-    results: Mutex<Vec<Stored>>,
-    left: AtomicUsize,
-    done: Mutex<Option<oneshot::Sender<Vec<Stored>>>>,
-    since: Instant,
-    metrics: OneBusMetrics,
-    _place: Place,
-}
-
-impl Call {
-    fn resolve(&self, index: usize, result: Stored) {
-        if let Some(place) = self.results.lock().get_mut(index) {
-            *place = result;
-        }
-        self.count(1);
-    }
-
-    fn count(&self, resolved: usize) {
-        if self.left.fetch_sub(resolved, Ordering::AcqRel) == resolved
-            && let Some(done) = self.done.lock().take()
-        {
-            self.metrics.committed(self.since.elapsed());
-            // Whoever dropped the receipt does not want to know.
-            done.send(std::mem::take(&mut *self.results.lock())).unwrap_or_default();
-        }
-    }
-}
-
-/// One record of a call.
-struct Pending {
-    call: Arc<Call>,
-    index: usize,
-}
-
-/// Takes in what a producer says.
-struct Reports {
-    told: Arc<Told>,
-    gave_up: Arc<AtomicBool>,
-}
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
-        client::log(level, fac, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(target: "librdkafka", %error, "{reason}");
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.gave_up.store(true, Ordering::Release);
-        }
-        self.told.hear(&error, reason);
-    }
-}
-
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Pending>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
-        let stored = match result {
-            Ok(message) => Ok(position(message.offset())),
-            Err((error, _)) => {
-                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-                    self.gave_up.store(true, Ordering::Release);
-                }
-                Err(uncertain(error))
-            }
-        };
-        pending.call.resolve(pending.index, stored);
-    }
-}
-
-fn uncertain(error: &KafkaError) -> PublishError {
-    PublishError::Uncertain(
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {
-                "the bus was closed before the brokers had it".to_owned()
-            }
-            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                "the topic is no longer there: make it again, or start evoke again".to_owned()
-            }
-            _ => text(error),
-        }
-        .into(),
-    )
-}
+/// How long clients may take to report what they give up then.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long what a client had sent when it gave up may take, before it is published again though it may be stored.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait before a client is made again: where none can be made, and after one that could do nothing.
+const MAKE_AGAIN: Duration = Duration::from_secs(1);
+/// How late a thread that waits sees that it is to end.
+const STEP: Duration = Duration::from_millis(10);
 
 /// The position of a record at this offset.
 pub(super) fn position(offset: i64) -> Position {
     Position(offset.max(0).unsigned_abs().into())
 }
 
-/// One client, until it gives up.
-struct Client {
-    producer: BaseProducer<Reports>,
-    gave_up: Arc<AtomicBool>,
+/// Which client publishes what.
+struct Routes {
+    in_batches: Arc<Line>,
+    singly: Option<Arc<Line>>,
+    /// The topics that are published singly, for good: an event that went back could overtake another.
+    apart: HashSet<Arc<str>>,
 }
 
-impl Client {
-    fn new(config: &ClientConfig, told: &Arc<Told>) -> Result<Self, KafkaError> {
-        let gave_up = Arc::new(AtomicBool::new(false));
-        let reports = Reports { told: Arc::clone(told), gave_up: Arc::clone(&gave_up) };
-        Ok(Self { producer: config.create_with_context(reports)?, gave_up })
+impl Routes {
+    fn of(&self, topic: &str) -> &Line {
+        match &self.singly {
+            Some(singly) if self.apart.contains(topic) => singly,
+            _ => &self.in_batches,
+        }
     }
 
-    fn is_dead(&self) -> bool {
-        self.gave_up.load(Ordering::Acquire)
+    fn line(&self, mode: Mode) -> Option<&Arc<Line>> {
+        match mode {
+            Mode::InBatches => Some(&self.in_batches),
+            Mode::Singly => self.singly.as_ref(),
+        }
+    }
+
+    fn put(&mut self, mode: Mode, line: Arc<Line>) {
+        match mode {
+            Mode::InBatches => self.in_batches = line,
+            Mode::Singly => self.singly = Some(line),
+        }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = &Arc<Line>> {
+        std::iter::once(&self.in_batches).chain(&self.singly)
     }
 }
 
 struct Inner {
-    config: ClientConfig,
+    in_batches: ClientConfig,
+    singly: ClientConfig,
     told: Arc<Told>,
-    client: Mutex<Arc<Client>>,
     metrics: OneBusMetrics,
+    /// Read while records are handed to a client, written to put another in its place.
+    routes: RwLock<Routes>,
+    /// The number of the next call.
+    next: AtomicU64,
+    /// Topics of which a batch was refused, for whoever looks into it.
+    refused: Mutex<Vec<Arc<str>>>,
+    heard: Notify,
+    /// No more clients are made: what a client leaves has failed.
+    closing: Arc<AtomicBool>,
     stop: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// See the module.
 pub(super) struct Publisher {
     inner: Arc<Inner>,
-    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Publisher {
-    pub(super) fn new(config: ClientConfig, told: &Arc<Told>, metrics: &OneBusMetrics) -> Result<Self, KafkaError> {
-        let client = Mutex::new(Arc::new(Client::new(&config, told)?));
+    /// A publisher whose clients have these settings.
+    pub(super) fn new(
+        in_batches: ClientConfig,
+        singly: ClientConfig,
+        told: &Arc<Told>,
+        metrics: &OneBusMetrics,
+    ) -> Result<Self, KafkaError> {
+        let closing = Arc::new(AtomicBool::new(false));
+        let first = Arc::new(Line::new(&in_batches, Mode::InBatches, told, &closing)?);
         let inner = Arc::new(Inner {
-            config,
+            in_batches,
+            singly,
             told: Arc::clone(told),
-            client,
             metrics: metrics.clone(),
+            routes: RwLock::new(Routes { in_batches: first, singly: None, apart: HashSet::new() }),
+            next: AtomicU64::new(0),
+            refused: Mutex::default(),
+            heard: Notify::new(),
+            closing,
             stop: AtomicBool::new(false),
+            threads: Mutex::default(),
         });
-        let polled = Arc::clone(&inner);
-        let thread = std::thread::Builder::new()
-            .name("evoke-bus-kafka".to_owned())
-            .spawn(move || polled.run())
-            .map_err(|error| KafkaError::ClientCreation(format!("cannot start a thread: {error}")))?;
-        Ok(Self { inner, thread: Mutex::new(Some(thread)) })
+        inner.start(Mode::InBatches)?;
+        Ok(Self { inner })
     }
 
-    /// Hands records to the client, in their order; resolves with one result for each. Does not wait.
+    /// Has a topic published one record at a time, before anything of it is published.
+    pub(super) fn singly(&self, topic: &str) -> Result<(), KafkaError> {
+        self.inner.add_singly()?;
+        self.inner.routes.write().apart.insert(topic.into());
+        Ok(())
+    }
+
+    /// Publishes events in their order; resolves with one result for each. Does not wait.
+    pub(super) fn publish(&self, to: Place, events: Vec<Event>, room: queued::Place) -> oneshot::Receiver<Vec<Stored>> {
+        // No other client takes the place of this one meanwhile.
+        let routes = self.inner.routes.read();
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        let (call, stored) = Call::new(to, number, events.len(), events, &self.inner.metrics, room);
+        routes.of(&call.to.0).take(&call.to, call.events());
+        call.handed_over();
+        stored
+    }
+
+    /// Publishes records that are no events, in their order; resolves with one result for each. Those that a client leaves when it gives
+    /// up fail. Does not wait.
     pub(super) fn send<'a>(
         &self,
         topic: &str,
         partition: i32,
         records: impl ExactSizeIterator<Item = Outgoing<'a>>,
-        place: Place,
+        room: queued::Place,
     ) -> oneshot::Receiver<Vec<Stored>> {
-        let (done, stored) = oneshot::channel();
-        let count = records.len();
-        let not_yet = PublishError::Uncertain("the bus ended before the brokers had it".into());
-        let call = Arc::new(Call {
-            results: Mutex::new(vec![Err(not_yet); count]),
-            // One more, so that it is not over before all are handed over.
-            left: AtomicUsize::new(count + 1),
-            done: Mutex::new(Some(done)),
-            since: Instant::now(),
-            metrics: self.inner.metrics.clone(),
-            _place: place,
-        });
-        // All with one client: when it gives up it gives all of them up.
-        let client = Arc::clone(&self.inner.client.lock());
+        let routes = self.inner.routes.read();
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        let to = (topic.into(), partition);
+        let (call, stored) = Call::new(to, number, records.len(), Vec::new(), &self.inner.metrics, room);
+        let line = routes.of(topic);
         for (index, record) in records.enumerate() {
-            let pending = Box::new(Pending { call: Arc::clone(&call), index });
-            let mut outgoing = BaseRecord::<[u8], [u8], _>::with_opaque_to(topic, pending).partition(partition);
-            (outgoing.key, outgoing.payload, outgoing.headers) = (record.key, record.value, record.headers);
-            if let Err((error, refused)) = client.producer.send(outgoing) {
-                refused.delivery_opaque.call.resolve(index, Err(uncertain(&error)));
-            }
+            line.take_once(call.pending(index), record);
         }
-        call.count(1);
+        call.handed_over();
         stored
     }
 
-    /// Waits for what is on its way, gives up what takes too long, and ends the thread. Blocks.
-    pub(super) fn close(&self) {
-        let client = Arc::clone(&self.inner.client.lock());
-        if client.producer.flush(FLUSH).is_err() {
-            client.producer.purge(PurgeConfig::default().queue().inflight());
-            // The reports of what was purged are all there is left.
-            drop(client.producer.flush(FLUSH));
+    /// Has another client take the place of the one that publishes in batches: what that knows of a topic is of no use for another one of
+    /// the same name.
+    pub(super) fn renew(&self) {
+        self.inner.routes.read().in_batches.give_up();
+    }
+
+    /// Waits for topics of which the brokers refused a batch.
+    pub(super) async fn refused(&self) -> Vec<Arc<str>> {
+        loop {
+            let topics = std::mem::take(&mut *self.inner.refused.lock());
+            if !topics.is_empty() {
+                return topics;
+            }
+            self.inner.heard.notified().await;
         }
-        drop(client);
+    }
+
+    /// Waits for what is on its way, gives up what takes too long, and ends the threads. Blocks.
+    pub(super) fn close(&self) {
+        let until = Instant::now() + FLUSH;
+        while !self.inner.is_idle() && Instant::now() < until {
+            std::thread::sleep(STEP);
+        }
         self.stop();
     }
 
-    /// Ends the thread. Blocks for a moment.
+    /// Gives up what is on its way, and ends the threads. Blocks for a moment.
     pub(super) fn stop(&self) {
+        self.inner.closing.store(true, Ordering::Release);
         self.inner.stop.store(true, Ordering::Release);
-        let thread = self.thread.lock().take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that publishes on Kafka panicked");
+        while let Some(thread) = self.inner.any_thread() {
+            if thread.join().is_err() {
+                tracing::error!("a thread that publishes on Kafka panicked");
+            }
+        }
+        let until = Instant::now() + LAST_WORDS;
+        for line in self.inner.lines() {
+            // The reports of what is taken back are all there is left.
+            while !line.take_back(true) && Instant::now() < until {}
+            for pending in line.leave().records {
+                pending.resolve(Err(fate::closed()));
+            }
         }
     }
 }
 
 impl Inner {
-    /// Polls the client for its reports.
-    fn run(&self) {
+    fn line(&self, mode: Mode) -> Result<Line, KafkaError> {
+        let config = match mode {
+            Mode::InBatches => &self.in_batches,
+            Mode::Singly => &self.singly,
+        };
+        Line::new(config, mode, &self.told, &self.closing)
+    }
+
+    fn lines(&self) -> Vec<Arc<Line>> {
+        self.routes.read().lines().cloned().collect()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.routes.read().lines().all(|line| line.is_idle())
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    fn any_thread(&self) -> Option<JoinHandle<()>> {
+        self.threads.lock().pop()
+    }
+
+    /// Starts the thread that looks after the client of this mode.
+    fn start(self: &Arc<Self>, mode: Mode) -> Result<(), KafkaError> {
+        let inner = Arc::clone(self);
+        let thread = std::thread::Builder::new()
+            .name("evoke-bus-kafka".to_owned())
+            .spawn(move || inner.run(mode))
+            .map_err(|error| KafkaError::ClientCreation(format!("cannot start a thread: {error}")))?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Makes the client that publishes singly, unless there is one.
+    fn add_singly(self: &Arc<Self>) -> Result<(), KafkaError> {
+        if self.routes.read().singly.is_some() {
+            return Ok(());
+        }
+        let line = Arc::new(self.line(Mode::Singly)?);
+        {
+            let mut routes = self.routes.write();
+            if routes.singly.is_some() {
+                return Ok(());
+            }
+            routes.singly = Some(line);
+        }
+        let started = self.start(Mode::Singly);
+        if started.is_err() {
+            self.routes.write().singly = None;
+        }
+        started
+    }
+
+    /// Polls the client of this mode for its reports.
+    fn run(self: &Arc<Self>, mode: Mode) {
+        let mut helpless = false;
         while !self.stop.load(Ordering::Acquire) {
-            let client = Arc::clone(&self.client.lock());
-            client.producer.poll(POLL);
-            if client.is_dead() {
-                self.replace(&client);
+            let Some(line) = self.routes.read().line(mode).cloned() else { return };
+            line.poll();
+            if line.gave_up() && !self.is_closing() {
+                helpless = self.replace(mode, &line, helpless);
             }
         }
     }
 
-    /// Puts a new client in the place of one that gave up.
-    fn replace(&self, dead: &Arc<Client>) {
-        let cause = self.told.cause().unwrap_or_default();
-        match Client::new(&self.config, &self.told) {
-            Ok(client) => {
-                *self.client.lock() = Arc::new(client);
-                tracing::warn!(
-                    cause,
-                    "the Kafka client gave up: what it had on its way is published again by whoever published it"
-                );
-            }
-            Err(error) => {
-                tracing::error!(%error, "the Kafka client gave up, and there cannot be another");
-                return;
+    /// Puts another client in the place of one that gave up, and gives it what that one leaves. Says whether that one was helpless: it
+    /// did nothing before it gave up, so that the next may do no better.
+    fn replace(self: &Arc<Self>, mode: Mode, dead: &Line, was_helpless: bool) -> bool {
+        if was_helpless {
+            self.pause(MAKE_AGAIN);
+        }
+        let Some((next, mut routes)) = self.settled(mode, dead) else { return was_helpless };
+        let (left, cause) = (dead.leave(), dead.cause());
+        let helpless = !dead.works() && left.refused.is_empty();
+        routes.put(mode, next);
+        if routes.singly.is_some() {
+            routes.apart.extend(left.refused.keys().cloned());
+        }
+        for pending in left.records {
+            if helpless {
+                pending.resolve(Err(fate::given_up(&cause)));
+            } else {
+                let to = pending.to().clone();
+                routes.of(&to.0).take(&to, [pending]);
             }
         }
-        dead.producer.purge(PurgeConfig::default().queue().inflight());
-        drop(dead.producer.flush(FLUSH));
+        drop(routes);
+        for (topic, cause) in &left.refused {
+            tracing::warn!(
+                %topic,
+                cause,
+                "the brokers refuse events of this topic together: they are published one at a time until evoke starts again"
+            );
+        }
+        if helpless && !was_helpless {
+            tracing::error!(
+                cause,
+                "the Kafka client gave up before it had published anything; another is tried until one does"
+            );
+        } else if !helpless && left.refused.is_empty() {
+            tracing::warn!(cause, "the Kafka client gave up: another publishes again what it had on its way");
+        }
+        self.refused.lock().extend(left.refused.into_keys());
+        self.heard.notify_one();
+        helpless
+    }
+
+    /// Waits until a client that gave up has settled, and makes the next. Nothing is handed to any client while the guard is held. `None`
+    /// when the bus ends.
+    fn settled<'a>(self: &'a Arc<Self>, mode: Mode, dead: &Line) -> Option<(Arc<Line>, RwLockWriteGuard<'a, Routes>)> {
+        self.settle(dead)?;
+        let next = Arc::new(self.until_made(|| self.line(mode))?);
+        if dead.was_refused() {
+            self.until_made(|| self.add_singly())?;
+        }
+        loop {
+            let routes = self.routes.write();
+            // Whoever took it for alive may have handed it something since.
+            if dead.has_settled() {
+                return Some((next, routes));
+            }
+            drop(routes);
+            self.settle(dead)?;
+        }
+    }
+
+    /// Takes back what a client has not sent, and waits for what it has.
+    fn settle(&self, dead: &Line) -> Option<()> {
+        let until = Instant::now() + PATIENCE;
+        while !self.is_closing() {
+            if dead.take_back(Instant::now() >= until) {
+                return Some(());
+            }
+        }
+        None
+    }
+
+    /// Tries until it works, with one line in the log; `None` when the bus ends.
+    fn until_made<T>(&self, mut make: impl FnMut() -> Result<T, KafkaError>) -> Option<T> {
+        let mut said = false;
+        while !self.is_closing() {
+            match make() {
+                Ok(made) => return Some(made),
+                Err(error) => {
+                    if !std::mem::replace(&mut said, true) {
+                        let cause = text(&error);
+                        tracing::error!(cause, "no Kafka client can be made: nothing is published until one can");
+                    }
+                    self.pause(MAKE_AGAIN);
+                }
+            }
+        }
+        None
+    }
+
+    /// Waits, unless the bus ends.
+    fn pause(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.is_closing() && Instant::now() < until {
+            std::thread::sleep(STEP);
+        }
     }
 }

@@ -11,6 +11,14 @@ use crate::codec::kafka::{self as codec, Decoded, Raw};
 use crate::event::Event;
 use crate::metrics::TopicMetrics;
 
+/// What a batch takes around its records.
+const BATCH_OVERHEAD: usize = 128;
+
+/// The size of a batch with this event alone, at the most, in bytes.
+pub(super) fn batch_bytes(event: &Event) -> usize {
+    codec::record_bytes(event) + BATCH_OVERHEAD
+}
+
 /// The record of an event.
 pub(super) fn outgoing(event: &Event) -> Outgoing<'_> {
     let mut headers = Some(OwnedHeaders::new_with_capacity(event.attributes().count() + 2));

@@ -2,31 +2,32 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | [`follower`] | reads the topic into the table |
 //! | [`record`] | the records of the topic |
 //! | [`table`] | what they come to |
 //!
 //! A put without a condition is stored once the brokers have it. One with a condition is an attempt: every process judges it by the
 //! same rule when it reads it, and its writer waits until its own process did.
+//!
+//! Whoever has reason to think that the topic is not what was read has the follower look: it makes one that is gone again, and begins anew
+//! with one that is another.
 
+mod follower;
 mod record;
 mod table;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
+pub(super) use self::follower::follow;
 use self::record::{AttemptId, Change, read, record_key, record_value};
 use self::table::{Judged, Table, revision_at};
-use super::Core;
 use super::cluster::{Cluster, Place};
-use super::pool::{Found, Pool, Seat};
 use super::publisher::{Outgoing, Publisher};
 use super::topics::Topics;
 use crate::bus::{BusError, Entry, Expect, Put};
@@ -40,11 +41,8 @@ pub(super) const RECORD_BYTES: usize = VALUE_BYTES + RECORD_OVERHEAD;
 const RECORD_OVERHEAD: usize = 64 << 10;
 /// What may be on its way.
 const QUEUE_BYTES: usize = 32 << 20;
-/// What the reader of the topic may hold.
-const PREFETCH: usize = 512 << 10;
 /// How long the table may take to come up to the end of the topic before the bus is called unavailable.
 const CATCH_UP: Duration = Duration::from_secs(10);
-const READ_AGAIN: Duration = Duration::from_millis(200);
 
 /// See the module.
 pub(super) struct State {
@@ -55,6 +53,10 @@ pub(super) struct State {
     applied: watch::Sender<i64>,
     /// The largest value that the topic takes.
     largest: AtomicUsize,
+    /// The topic may not be what was read.
+    doubt: Notify,
+    /// How often it was another one.
+    losses: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -90,47 +92,22 @@ impl Ready {
     }
 }
 
-/// Reads the topic into the table until the bus is closed.
-pub(super) async fn follow(core: Arc<Core>) {
-    let (state, pool) = (&core.state, &core.pool);
-    let seat = pool.seat(state.place(), PREFETCH);
-    let asking = seat.ask();
-    let mut next = 0;
-    while !core.closed.is_cancelled() {
-        let read = std::future::poll_fn(|cx| state.poll(pool, &seat, cx, &mut next));
-        let Some(error) = core.closed.run_until_cancelled(read).await else { break };
-        match error.as_ref().and_then(KafkaError::rdkafka_error_code) {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                pool.stand(&seat);
-                if next > 0 {
-                    tracing::error!(
-                        topic = %state.wire,
-                        "the brokers have lost evoke's state: subscriptions go on from what is left of it"
-                    );
-                    state.table.lock().table = Table::default();
-                    state.applied.send_replace(-1);
-                }
-                let ends = core.cluster.ends(vec![state.place()]).await;
-                next = ends.ok().and_then(|ends| ends.first().map(|ends| ends.first)).unwrap_or(0);
-            }
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) | None => {
-                pool.stand(&seat);
-            }
-            Some(_) => {}
-        }
-        if core.closed.run_until_cancelled(tokio::time::sleep(READ_AGAIN)).await.is_none() {
-            break;
-        }
-    }
-    drop(asking);
-    pool.forget(&seat);
-}
-
 impl State {
     pub(super) fn new(wire: Arc<str>, metrics: &crate::metrics::OneBusMetrics) -> Self {
         let queue = Queued::new(QUEUE_BYTES, &metrics.queued_bytes);
         let (applied, largest) = (watch::Sender::new(-1), AtomicUsize::new(VALUE_BYTES));
-        Self { wire, queue, table: Mutex::default(), applied, largest }
+        let (doubt, losses) = (Notify::new(), watch::Sender::new(0));
+        Self { wire, queue, table: Mutex::default(), applied, largest, doubt, losses }
+    }
+
+    /// How often the state was lost.
+    pub(super) fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.subscribe()
+    }
+
+    /// Has the follower look whether the topic still is the one that was read.
+    pub(super) fn doubt(&self) {
+        self.doubt.notify_one();
     }
 
     /// The largest value taken.
@@ -191,41 +168,6 @@ impl State {
         }
     }
 
-    /// Takes in what there is; completes only with what goes wrong.
-    fn poll(
-        &self,
-        pool: &Arc<Pool>,
-        seat: &Arc<Seat>,
-        cx: &std::task::Context<'_>,
-        next: &mut i64,
-    ) -> Poll<Option<KafkaError>> {
-        let found = pool.poll(seat, cx, *next, |queue| {
-            let mut shared = self.table.lock();
-            let mut read_on = Ok(None::<()>);
-            while let Some(message) = queue.poll(Duration::ZERO) {
-                match message {
-                    Ok(message) if message.offset() >= *next => {
-                        *next = message.offset() + 1;
-                        shared.take(&self.wire, message.offset(), message.key().unwrap_or_default(), message.payload());
-                    }
-                    Ok(_) => {}
-                    Err(error) => {
-                        read_on = Err(error);
-                        break;
-                    }
-                }
-            }
-            drop(shared);
-            self.applied.send_if_modified(|applied| std::mem::replace(applied, *next) != *next);
-            read_on
-        });
-        match found {
-            Found::Nothing | Found::Some(()) => Poll::Pending,
-            Found::Error(error) => Poll::Ready(Some(error)),
-            Found::Failed(_) => Poll::Ready(None),
-        }
-    }
-
     /// Waits until the table has everything before `end`.
     async fn wait(&self, end: i64) -> Result<(), BusError> {
         let mut applied = self.applied.subscribe();
@@ -238,9 +180,28 @@ impl State {
     }
 
     pub(super) async fn load(&self, means: Means<'_>, prefix: &str) -> Result<Vec<Entry>, BusError> {
-        let ends = means.cluster.ends(vec![self.place()]).await?;
-        self.wait(ends.first().map_or(0, |ends| ends.end)).await?;
-        Ok(self.table.lock().table.load(prefix))
+        let before = *self.applied.borrow();
+        let end = match means.cluster.ends(vec![self.place()]).await {
+            Ok(ends) => ends.first().map_or(0, |ends| ends.end),
+            Err(BusError::NoTopic(_)) => return Err(self.not_there()),
+            Err(error) => return Err(error),
+        };
+        if end < before {
+            return Err(self.not_there());
+        }
+        self.wait(end).await?;
+        let shared = self.table.lock();
+        // The table may have been begun anew since.
+        if *self.applied.borrow() < end {
+            return Err(self.not_there());
+        }
+        Ok(shared.table.load(prefix))
+    }
+
+    /// The topic is not what was read.
+    fn not_there(&self) -> BusError {
+        self.doubt();
+        BusError::Unavailable(format!("topic {} is gone, or another one by now: it is looked into", self.wire).into())
     }
 
     pub(super) async fn store(&self, means: Means<'_>, puts: Vec<Put>) -> Result<Vec<Option<u64>>, BusError> {

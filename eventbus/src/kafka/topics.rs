@@ -10,8 +10,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, Resour
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::{Ears, RECORD_OVERHEAD};
+use super::client::{BATCH_BYTES, Ears, RECORD_OVERHEAD};
 use super::cluster::{Cluster, Place};
+use super::publisher::Publisher;
 use crate::bus::{BusError, Topic, TopicSpec};
 use crate::plan::kafka::KafkaPlan;
 
@@ -58,7 +59,13 @@ impl Topics {
     }
 
     /// Makes the topic, or takes it as it is.
-    pub(super) async fn declare(&self, cluster: &Cluster, spec: &TopicSpec, wire: &str) -> Result<Topic, BusError> {
+    pub(super) async fn declare(
+        &self,
+        cluster: &Cluster,
+        publisher: &Publisher,
+        spec: &TopicSpec,
+        wire: &str,
+    ) -> Result<Topic, BusError> {
         if wire.len() > NAME_BYTES {
             let text = format!(
                 "topic {wire:?} is longer than the {NAME_BYTES} characters that Kafka allows: shorten its names"
@@ -94,6 +101,12 @@ impl Topics {
         }
         let mut known = Known { partitions, batch_limit: usize::MAX, append_time: true, compacted: false };
         self.compare(wire, &mut known, &mut drift).await;
+        // Nothing of it was published yet that could be overtaken. Later the brokers say so, by refusing a batch.
+        if known.batch_limit < BATCH_BYTES && self.known(&spec.name).is_none() {
+            publisher.singly(wire).map_err(|error| {
+                BusError::Unavailable(format!("no Kafka client can be made: {}", text(&error)).into())
+            })?;
+        }
         let before = self.known.write().insert(spec.name.clone(), known);
         if let Some(before) = before.filter(|before| before.partitions < partitions) {
             tell_of_growth(wire, before, partitions);
@@ -211,16 +224,9 @@ impl Topics {
                 "topic {wire} is compacted (cleanup.policy): Kafka deletes events whose key comes again, read or not; set it to delete"
             ));
         }
-        if let Some(limit) = number("max.message.bytes").and_then(|limit| usize::try_from(limit).ok()) {
+        if let Some(limit) = limit_in(&resource) {
             known.batch_limit = limit;
-            if limit < self.batch_limit() {
-                drift.push(format!(
-                    "topic {wire} takes {limit} bytes (max.message.bytes), less than events of {} bytes need: larger ones are \
-                     refused; set it to {}",
-                    self.max_event_bytes,
-                    self.batch_limit()
-                ));
-            }
+            drift.extend(self.takes_less(wire, limit));
         }
         let wanted = self.plan.max_age.map_or(-1, |age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         if let Some(age) = number("retention.ms").filter(|age| *age != wanted) {
@@ -238,6 +244,54 @@ impl Topics {
                 shown(wanted, " bytes")
             ));
         }
+    }
+
+    /// In words, that a topic takes less than it should, where it does.
+    fn takes_less(&self, wire: &str, limit: usize) -> Option<String> {
+        let wanted = self.batch_limit();
+        (limit < wanted).then(|| {
+            format!(
+                "topic {wire} takes {limit} bytes (max.message.bytes), less than events of {} bytes need: larger ones are \
+                 refused; set it to {wanted}",
+                self.max_event_bytes
+            )
+        })
+    }
+
+    /// Looks at the largest batch that a topic takes, after the brokers refused one, and says so where it should take more.
+    pub(super) async fn look_again(&self, topic: &TopicName, wire: &str) {
+        let _one_at_a_time = self.declaring.lock().await;
+        self.look(topic, wire).await;
+    }
+
+    /// The largest batch that a topic takes, after the brokers refused one of `refused` bytes: anything smaller where nobody can tell.
+    pub(super) async fn limit_below(&self, refused: usize, topic: &TopicName, wire: &str) -> usize {
+        let smaller = |limit: &usize| *limit < refused;
+        let look = async {
+            let _one_at_a_time = self.declaring.lock().await;
+            // Somebody else may have looked meanwhile.
+            match self.known(topic).map(|known| known.batch_limit).filter(smaller) {
+                Some(limit) => Some(limit),
+                None => self.look(topic, wire).await,
+            }
+        };
+        let limit = tokio::time::timeout(CHANGE, look).await.ok().flatten();
+        limit.filter(smaller).unwrap_or(refused.saturating_sub(1))
+    }
+
+    /// `None` for a topic that is not declared, or that this user may not look at.
+    async fn look(&self, topic: &TopicName, wire: &str) -> Option<usize> {
+        let limit = limit_in(&self.described(wire).await?)?;
+        let before = {
+            let mut all = self.known.write();
+            std::mem::replace(&mut all.get_mut(topic)?.batch_limit, limit)
+        };
+        if before != limit
+            && let Some(drift) = self.takes_less(wire, limit)
+        {
+            tracing::warn!(%topic, %drift, "the topic is no longer as declared and was left alone");
+        }
+        Some(limit)
     }
 
     /// Deletes what lies before an offset, as far as Kafka lets it.
@@ -258,6 +312,11 @@ impl Topics {
             Some(Ok(())) | None => Ok(()),
         }
     }
+}
+
+/// The largest batch that a topic takes, by its settings.
+fn limit_in(settings: &ConfigResource) -> Option<usize> {
+    settings.get("max.message.bytes")?.value.as_deref()?.parse().ok()
 }
 
 fn shown(limit: i64, unit: &str) -> String {

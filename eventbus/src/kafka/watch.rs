@@ -87,9 +87,11 @@ fn rank(cause: &str, known: bool) -> u8 {
 async fn look(core: &Core, away: bool, prepare: bool) -> Result<(), (String, bool)> {
     let patience = if away { PATIENCE_AWAY } else { PATIENCE };
     let wire = Arc::clone(core.state.wire());
-    core.cluster.look(&wire, patience, away, Arc::clone(&core.told)).await?;
+    let is_there = core.cluster.look(&wire, patience, away, Arc::clone(&core.told)).await?;
     if prepare {
         core.state.prepare(&core.cluster, &core.topics).await.map_err(|error: BusError| (error.to_string(), true))?;
+    } else if !is_there {
+        core.state.doubt();
     }
     Ok(())
 }

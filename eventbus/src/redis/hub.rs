@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::bulk::Bulk;
 use super::copies::{Broken, Copies};
 use crate::bus::{BusError, Health};
 use crate::health::HealthBoard;
@@ -46,6 +47,8 @@ pub(super) struct Node {
     pub(super) publish: Link,
     /// For waiting until replicas have what was written, where they must.
     pub(super) copies: Option<Copies>,
+    /// Outlives the connections, so that what a server does not say is not found out again with each of them.
+    pub(super) bulk: Arc<Bulk>,
 }
 
 /// Who serves what.
@@ -91,6 +94,11 @@ impl Hub {
     pub(super) fn node(&self, key: &str) -> Result<Arc<Node>, BusError> {
         let topology = self.topology.borrow();
         topology.node(key).cloned().ok_or_else(|| BusError::Unavailable(topology.cause.clone()))
+    }
+
+    /// The longest string that every server takes which is there, in bytes.
+    pub(super) fn longest(&self) -> usize {
+        self.topology.borrow().nodes.values().map(|node| node.bulk.most()).min().unwrap_or(usize::MAX)
     }
 
     /// Completes once the server of a key is away.
@@ -229,6 +237,7 @@ impl Hub {
     async fn look_after(&self, node: Option<&Arc<Node>>, address: &Address) -> Result<Arc<Node>, Trouble> {
         if let Some(node) = node
             && inspect(&node.ask).await.is_ok()
+            && node.bulk.follow(&node.ask).await.is_ok()
             && self.answers(&node.publish).await
             && self.copies_answer(node.copies.as_ref()).await
         {
@@ -237,12 +246,14 @@ impl Hub {
         let ask = self.connector.open(address).await?;
         inspect(&ask).await?;
         has_streams(&ask).await?;
+        let bulk = node.map(|node| node.bulk.clone()).unwrap_or_default();
+        bulk.ask(&ask).await?;
         let publish = self.connector.open(address).await?;
         let copies = match self.replicas {
             0 => None,
             wanted => Some(Copies::new(self.connector.open(address).await?, wanted)),
         };
-        Ok(Arc::new(Node { ask, publish, copies }))
+        Ok(Arc::new(Node { ask, publish, copies, bulk }))
     }
 
     async fn copies_answer(&self, copies: Option<&Copies>) -> bool {

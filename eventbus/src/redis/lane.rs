@@ -2,26 +2,20 @@
 //!
 //! While one is under way, what comes after it gathers into the next, which is put together meanwhile. A transaction is stored as a whole or not at all, and is sent
 //! again for as long as its fate is unknown, so that a failure may repeat events and never reorders them. Once it is stored it is not
-//! sent again while it is there, however long replicas take to have it.
+//! sent again while it is there, however long replicas take to have it. What turns out to be larger than the server takes is left out, and
+//! the calls that brought it are told.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
-use evoke_connect::redis::reply;
-use evoke_connect::redis::trouble::Trouble;
 use futures_util::poll;
 use parking_lot::Mutex;
-use redis::{Pipeline, Value, cmd};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep};
 
-use super::hub::Node;
-use super::scripts;
+use super::sending::{Sending, Sent, Transaction};
 use super::shared::{Core, Log};
-use crate::bus::Health;
-use crate::codec::redis as codec;
+use crate::bus::PublishError;
 use crate::event::Event;
 use crate::queued::Place;
 
@@ -29,15 +23,28 @@ use crate::queued::Place;
 /// what its processor's caches do not hold.
 const TRANSACTION_BYTES: usize = 256 << 10;
 const TRANSACTION_EVENTS: usize = 2048;
-/// How long to wait before a refused transaction is sent again.
-const RETRY: Duration = Duration::from_millis(200);
+
+/// Which of the events of a call that were taken are not stored, by their places among these and in their order, and why.
+pub(super) type TooLarge = Vec<(usize, PublishError)>;
+
+/// One result an event of a call, where of those that were taken some turned out too large.
+pub(super) fn with_later(results: Vec<Result<(), PublishError>>, too_large: TooLarge) -> Vec<Result<(), PublishError>> {
+    let mut too_large = too_large.into_iter().peekable();
+    let mut place = 0;
+    let mut later = || {
+        let error = too_large.next_if(|(at, _)| *at == place).map(|(_, error)| error);
+        place += 1;
+        error.map_or(Ok(()), Err)
+    };
+    results.into_iter().map(|result| result.and_then(|()| later())).collect()
+}
 
 /// The events of one call.
 #[derive(Debug)]
 pub(super) struct Op {
     pub(super) events: Vec<Event>,
-    /// Told when all of them are stored.
-    pub(super) reply: oneshot::Sender<()>,
+    /// Told when all of them are stored, but for those that the server does not take.
+    pub(super) reply: oneshot::Sender<TooLarge>,
     pub(super) place: Place,
 }
 
@@ -90,7 +97,7 @@ pub(super) async fn run(core: Arc<Core>, log: Arc<Log>) {
     let mut next = None;
     loop {
         let closed = core.closed.is_cancelled();
-        let Some(transaction) = next.take().or_else(|| gathered.transaction(closed)) else {
+        let Some(mut transaction) = next.take().or_else(|| gathered.transaction(closed)) else {
             if closed {
                 return;
             }
@@ -100,21 +107,32 @@ pub(super) async fn run(core: Arc<Core>, log: Arc<Log>) {
             }
             continue;
         };
-        let sending = Sending { core: &core, log: &log, transaction: &transaction };
-        let mut stored = std::pin::pin!(sending.until_stored());
-        let at_once = poll!(stored.as_mut());
-        // While the server is busy with one, the next one is put together.
-        next = gathered.transaction(false);
-        let stored = match at_once {
-            Poll::Ready(stored) => stored,
-            Poll::Pending => stored.await,
-        };
-        if !stored {
-            core.hub.board.clear(&log.key);
-            log.lane.give_up();
-            return;
+        while !transaction.sends_nothing() {
+            let sent = {
+                let sending = Sending { core: &core, log: &log, transaction: &transaction };
+                let mut sent = std::pin::pin!(sending.until_done());
+                let at_once = poll!(sent.as_mut());
+                // While the server is busy with one, the next one is put together.
+                if next.is_none() {
+                    next = gathered.transaction(false);
+                }
+                match at_once {
+                    Poll::Ready(sent) => sent,
+                    Poll::Pending => sent.await,
+                }
+            };
+            match sent {
+                Sent::Stored => break,
+                // The others go on before what comes after them.
+                Sent::TooLarge(limit) => transaction = transaction.without_larger(&log.key, limit),
+                Sent::GivenUp => {
+                    core.hub.board.clear(&log.key);
+                    log.lane.give_up();
+                    return;
+                }
+            }
         }
-        gathered.stored(transaction.events.len());
+        gathered.settled(&transaction);
     }
 }
 
@@ -127,10 +145,12 @@ struct Gathered<'a> {
     open: VecDeque<Open>,
 }
 
-/// A call of which not everything is stored.
+/// A call of which not everything is settled.
 struct Open {
+    settled: usize,
     left: usize,
-    reply: oneshot::Sender<()>,
+    too_large: TooLarge,
+    reply: oneshot::Sender<TooLarge>,
     _place: Place,
 }
 
@@ -141,7 +161,8 @@ impl Gathered<'_> {
         while bytes < TRANSACTION_BYTES && events.len() < TRANSACTION_EVENTS {
             if self.rest.is_empty() {
                 let Some(Op { events, reply, place }) = self.log.lane.take(end && events.is_empty()) else { break };
-                self.open.push_back(Open { left: events.len(), reply, _place: place });
+                let left = events.len();
+                self.open.push_back(Open { settled: 0, left, too_large: TooLarge::new(), reply, _place: place });
                 self.rest = events.into();
             }
             if let Some(event) = self.rest.pop_front() {
@@ -149,174 +170,45 @@ impl Gathered<'_> {
                 events.push(event);
             }
         }
-        (!events.is_empty()).then(|| Transaction { commands: commands(&self.log.key, &events), events, bytes })
+        (!events.is_empty()).then(|| Transaction::new(&self.log.key, events))
     }
 
-    /// So many events are stored: answers the calls that are whole.
-    fn stored(&mut self, mut events: usize) {
+    /// The events of a transaction are stored or will not be: answers the calls that are whole.
+    fn settled(&mut self, transaction: &Transaction) {
+        let refused = transaction.refused();
+        self.log.metrics.refused_events.inc_by(refused.len() as u64);
+        let mut refused = refused.into_iter().peekable();
+        let (mut passed, mut events) = (0, transaction.total());
         while let Some(first) = self.open.front_mut() {
             let taken = events.min(first.left);
+            while let Some((place, error)) = refused.next_if(|(place, _)| *place < passed + taken) {
+                first.too_large.push((first.settled + place - passed, error));
+            }
+            passed += taken;
             events -= taken;
+            first.settled += taken;
             first.left -= taken;
             if first.left > 0 {
                 return;
             }
-            if let Some(Open { reply, .. }) = self.open.pop_front() {
+            if let Some(Open { reply, too_large, .. }) = self.open.pop_front() {
                 // Nobody may be waiting.
-                reply.send(()).unwrap_or_default();
+                reply.send(too_large).unwrap_or_default();
             }
         }
     }
 }
 
-/// Events that are stored as a whole or not at all.
-struct Transaction {
-    events: Vec<Event>,
-    bytes: usize,
-    commands: Pipeline,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn commands(stream: &str, events: &[Event]) -> Pipeline {
-    let mut pipeline = Pipeline::with_capacity(events.len());
-    pipeline.atomic();
-    for event in events {
-        let fields = codec::fields_of(event);
-        let mut add = redis::Cmd::with_capacity(3 + 2 * fields, event.encoded_len() + stream.len() + 8 * fields);
-        add.arg("XADD").arg(stream).arg("*");
-        codec::encode(event, |name, value| {
-            add.arg(name).arg(value);
-        });
-        pipeline.add_command(add);
+    #[test]
+    fn what_turns_out_too_large_is_named_beside_what_was_before() {
+        let error = |bytes| PublishError::TooLarge { bytes, limit: 10 };
+        let before = vec![Ok(()), Err(error(20)), Ok(()), Ok(()), Err(error(30))];
+        assert_eq!(with_later(before.clone(), TooLarge::new()), before);
+        let after = with_later(before, vec![(0, error(11)), (2, error(12))]);
+        assert_eq!(after, [Err(error(11)), Err(error(20)), Ok(()), Err(error(12)), Err(error(30))]);
     }
-    pipeline
-}
-
-/// A transaction on its way.
-struct Sending<'a> {
-    core: &'a Core,
-    log: &'a Log,
-    transaction: &'a Transaction,
-}
-
-impl Sending<'_> {
-    /// Resolves when the events are stored; with false when the bus is closed before they are.
-    async fn until_stored(&self) -> bool {
-        let Self { core, log, .. } = *self;
-        let mut refused = None;
-        let mut appended = None;
-        loop {
-            let node = tokio::select! {
-                biased;
-                node = core.hub.wait_for(&log.key) => node,
-                () = core.closed.cancelled() => return false,
-            };
-            let began = Instant::now();
-            let stored = match self.is_there(&node, &mut appended).await {
-                Ok(Some(ids)) => Ok(ids),
-                Ok(None) if refused.is_some() && log.own => {
-                    node.publish.ask(&self.append()).await.and_then(|ids| Ok(items(ids)?))
-                }
-                Ok(None) => node.publish.ask_all(&self.transaction.commands).await,
-                Err(trouble) => Err(trouble),
-            };
-            let trouble = match stored {
-                Ok(ids) => match self.copied(&node).await {
-                    Ok(true) => {
-                        core.hub.board.clear(&log.key);
-                        core.metrics.committed(began.elapsed());
-                        self.count();
-                        return true;
-                    }
-                    Ok(false) => return false,
-                    Err(trouble) => {
-                        appended = Some(ids);
-                        trouble
-                    }
-                },
-                Err(trouble) => trouble,
-            };
-            let full = matches!(trouble.code(), Some("OOM"))
-                || matches!(&trouble, Trouble::Redis(error, _) if error.detail().is_some_and(|d| d.contains("maxmemory")));
-            if full {
-                refused.get_or_insert_with(|| core.room.refuse());
-                let text = format!("the server's memory is full: it takes no more events ({})", node.publish.address);
-                core.hub.board.trouble(&log.key, Health::Full(text.into()));
-                if core.drops_oldest() && core.drop_oldest().await.unwrap_or(false) {
-                    continue;
-                }
-            } else {
-                core.hub.suspect(&trouble);
-                // What keeps the server from answering is said of the server; a refusal is of this stream.
-                if trouble.code().is_some_and(|code| !PASSING.contains(&code)) {
-                    core.hub.board.trouble(&log.key, Health::Down(format!("{}: {trouble}", log.key).into()));
-                }
-            }
-            tokio::select! {
-                () = sleep(RETRY) => {}
-                () = core.closed.cancelled() => return false,
-            }
-        }
-    }
-
-    /// The same as one command, for a server whose memory is full.
-    fn append(&self) -> redis::Cmd {
-        let mut append = scripts::append(&self.log.key);
-        for event in &self.transaction.events {
-            append.arg(2 * codec::fields_of(event));
-            codec::encode(event, |name, value| {
-                append.arg(name).arg(value);
-            });
-        }
-        append
-    }
-
-    /// The ids of a transaction that was `appended` before, where it is still there: it is not known then which replicas have it.
-    /// That it is there shows in its last entry, since it is stored as a whole or not at all.
-    async fn is_there(&self, node: &Node, appended: &mut Option<Vec<Value>>) -> Result<Option<Vec<Value>>, Trouble> {
-        let last = appended.as_ref().and_then(|ids| reply::string(ids.last()?.clone()));
-        let (Some(id), Some(event)) = (last, self.transaction.events.last()) else { return Ok(None) };
-        let mut range = cmd("XRANGE");
-        range.arg(&*self.log.key).arg(&id).arg(&id);
-        let found = node.ask.ask(&range).await?;
-        let found = reply::entries(found).unwrap_or_default();
-        let is = |name: &[u8], value: &str| {
-            let mut fields = found.iter().filter_map(|entry| entry.fields.as_ref()).flatten();
-            fields.any(|(n, v)| n == name && v == value.as_bytes())
-        };
-        let is_there = is(b"ce-id", event.id()) && is(b"ce-source", event.source());
-        Ok(appended.take().filter(|_| is_there))
-    }
-
-    /// Waits until as many replicas have all of it as the manifest asks for; false when the bus is closed before.
-    async fn copied(&self, node: &Node) -> Result<bool, Trouble> {
-        let Self { core, log, .. } = self;
-        let Some(copies) = &node.copies else { return Ok(true) };
-        let wanted = copies.wanted;
-        loop {
-            let have = copies.count(&log.key).await?;
-            if have >= wanted {
-                return Ok(true);
-            }
-            let text = format!("{have} of {wanted} replicas have what was published, so that publishers wait");
-            core.hub.board.trouble(&log.key, Health::Down(text.into()));
-            if core.closed.is_cancelled() {
-                return Ok(false);
-            }
-        }
-    }
-
-    fn count(&self) {
-        let Self { log, transaction: Transaction { events, bytes, .. }, .. } = self;
-        log.metrics.published_events.inc_by(events.len() as u64);
-        log.metrics.published_bytes.inc_by(*bytes as u64);
-        log.learn(events.len(), *bytes);
-    }
-}
-
-/// Refusals that say how the server is doing, not what is wrong with a stream.
-const PASSING: [&str; 9] =
-    ["LOADING", "READONLY", "MASTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "BUSY", "NOREPLICAS"];
-
-fn items(value: Value) -> Result<Vec<Value>, reply::Garbled> {
-    reply::array(value).ok_or(reply::Garbled("the script that appends"))
 }

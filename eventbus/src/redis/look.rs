@@ -23,7 +23,7 @@ pub(super) struct Seen {
     /// The last id that was given out, whether its entry is there or not.
     last: u128,
     /// How many entries were ever added; `None` before Redis 7.
-    added: Option<u64>,
+    pub(super) added: Option<u64>,
     pub(super) first: Option<u128>,
     /// For each position that was asked for, the first entry there or later, and how many there are, counted so far.
     there: Vec<(Option<u128>, u64)>,
@@ -68,6 +68,26 @@ impl Seen {
             return Err(BusError::Trimmed { first: self.begin() });
         }
         Ok(())
+    }
+
+    /// Where something is: of all that was asked for, the one at `index`. The server has counted up to `counted` entries from there on.
+    fn mark(&self, samples: &Samples, index: usize, from: From, counted: usize) -> Mark {
+        let (there, count) = self.there.get(index).copied().unwrap_or_default();
+        let end = self.end();
+        let at = match from {
+            From::First => self.begin(),
+            From::Next => end,
+            From::At(at) => at,
+            From::Time(_) => there.map_or(end, Position),
+        };
+        let (ahead, exact) = match there {
+            _ if at >= end => (0, true),
+            None => (0, true),
+            Some(there) if self.first == Some(there) => (self.length, true),
+            Some(_) if count < counted as u64 => (count, true),
+            Some(_) => (samples.guess(self, at.0).max(count), false),
+        };
+        Mark { at, first: self.begin(), end, ahead, exact, appended: self.added }
     }
 }
 
@@ -117,28 +137,6 @@ impl Samples {
     }
 }
 
-impl Log {
-    /// Where something is, of all that `seen` was asked for the one at `index`.
-    fn mark(&self, seen: &Seen, index: usize, from: From, counted: usize) -> Mark {
-        let (there, count) = seen.there.get(index).copied().unwrap_or_default();
-        let end = seen.end();
-        let at = match from {
-            From::First => seen.begin(),
-            From::Next => end,
-            From::At(at) => at,
-            From::Time(_) => there.map_or(end, Position),
-        };
-        let (ahead, exact) = match there {
-            _ if at >= end => (0, true),
-            None => (0, true),
-            Some(there) if seen.first == Some(there) => (seen.length, true),
-            Some(_) if count < counted as u64 => (count, true),
-            Some(_) => (self.samples.lock().guess(seen, at.0).max(count), false),
-        };
-        Mark { at, first: seen.begin(), end, ahead, exact }
-    }
-}
-
 impl Core {
     /// Looks at one stream.
     pub(super) async fn look(&self, log: &Log, at: &[From]) -> Result<(Seen, Vec<Mark>), BusError> {
@@ -153,8 +151,11 @@ impl Core {
         let found = node.ask.ask(&scripts::look(&log.key, count, ids)).await;
         let found = found.map_err(|trouble| self.hub.suspect(&trouble))?;
         let seen = Seen::read(found).ok_or_else(|| BusError::Unavailable("a look cannot be read".into()))?;
-        log.samples.lock().learn(&seen);
-        let marks = at.iter().enumerate().map(|(index, from)| log.mark(&seen, index, *from, count)).collect();
+        let marks = {
+            let mut samples = log.samples.lock();
+            samples.learn(&seen);
+            at.iter().enumerate().map(|(index, from)| seen.mark(&samples, index, *from, count)).collect()
+        };
         Ok((seen, marks))
     }
 }
@@ -162,6 +163,8 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::Point;
+    use crate::subscription::ledger::{Ledger, Lost, Millis};
 
     fn seen(first: Option<u128>, last: u128, length: u64, added: Option<u64>) -> Seen {
         Seen { length, last, added, first, there: Vec::new() }
@@ -185,6 +188,51 @@ mod tests {
         let old = seen(Some(100), 200, 5, None);
         assert_eq!(old.allows(99), Err(BusError::Trimmed { first: Position(100) }));
         assert_eq!(old.allows(1), Ok(()));
+    }
+
+    /// The mark of one place, from which on there is `there` and so many entries, of up to 10 that were counted.
+    fn mark(seen: &Seen, from: From, there: Option<u128>, count: u64) -> Mark {
+        let seen = Seen { there: vec![(there, count)], ..seen.clone() };
+        seen.mark(&Samples::default(), 0, from, 10)
+    }
+
+    #[test]
+    fn how_many_entries_were_before_a_place_is_known_to_one_wherever_they_can_be_counted() {
+        let trimmed = seen(Some(100), 299, 50, Some(90));
+        let before = |from, there, count| mark(&trimmed, from, there, count).point().before;
+        assert_eq!(before(From::First, Some(100), 10), Some(40));
+        assert_eq!(before(From::Next, None, 0), Some(90));
+        assert_eq!(before(From::At(Position(280)), Some(281), 9), Some(81));
+        assert_eq!(before(From::At(Position(150)), Some(151), 10), None, "an estimate");
+        let below = mark(&trimmed, From::At(Position(7)), Some(100), 10);
+        assert_eq!(below.begin(), Point { at: Position(100), before: Some(40) });
+        assert_eq!(below.point(), below.begin());
+        let beyond = mark(&trimmed, From::At(Position(1000)), None, 0).point();
+        assert_eq!(beyond, Point { at: Position(300), before: Some(90) });
+        let emptied = seen(None, 299, 0, Some(90));
+        assert_eq!(mark(&emptied, From::First, None, 0).point().before, Some(90));
+        let never_there = seen(None, 0, 0, Some(0));
+        assert_eq!(mark(&never_there, From::Next, None, 0).point(), Point { at: Position(1), before: Some(0) });
+        let old = seen(Some(100), 299, 50, None);
+        assert_eq!(mark(&old, From::First, Some(100), 10).point(), Point { at: Position(100), before: None });
+    }
+
+    #[test]
+    fn a_position_below_a_stream_tells_what_it_lost_to_one() {
+        // It began when the stream was empty, and has evaluated 3 entries.
+        let start = mark(&seen(None, 0, 0, Some(0)), From::Next, None, 0);
+        let mut ledger = Ledger::starting_at(start.point());
+        let wrote = seen(Some(100 << 64), 900 << 64, 9, Some(9));
+        let waiting = mark(&wrote, From::At(ledger.upto()), Some(100 << 64), 9);
+        assert_eq!((ledger.lost(waiting.begin()).unread, ledger.lag(&waiting)), (Some(0), (9, true)));
+        ledger.advance(Position(301 << 64), 3, Millis(1));
+        let trimmed = seen(Some(800 << 64), 900 << 64, 2, Some(9));
+        let found = mark(&trimmed, From::At(ledger.upto()), Some(800 << 64), 2);
+        assert_eq!(ledger.lost(found.begin()), Lost { open: 0, unread: Some(4) });
+        assert_eq!(ledger.trimmed(found.begin()), Lost { open: 0, unread: Some(4) });
+        assert_eq!((ledger.upto(), ledger.lost(found.begin()).events()), (Position(800 << 64), 0));
+        let rest = mark(&trimmed, From::At(ledger.upto()), Some(800 << 64), 2);
+        assert_eq!((ledger.lag(&rest), ledger.corrected(&rest)), ((2, true), None));
     }
 
     #[test]

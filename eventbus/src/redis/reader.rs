@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use super::look::Seen;
 use super::shared::{Core, Log};
 use super::{keys, scripts};
-use crate::bus::{Batch, BusError, Fut, Health, Position, Reader, Record};
+use crate::bus::{Batch, BusError, Fut, Health, Point, Position, Reader, Record};
 use crate::codec::redis::{self as codec, Defaults};
 
 /// How long the server may let a read wait for something to read.
@@ -49,6 +49,8 @@ pub(super) struct StreamReader {
     ready_bytes: usize,
     /// Where the next read begins.
     at: u128,
+    /// How many entries were ever added before, those that are no events too; `None` where that is not known.
+    before: Option<u64>,
     /// Where whoever reads was told to go on.
     told: u128,
     link: Option<Link>,
@@ -63,13 +65,14 @@ pub(super) struct StreamReader {
 }
 
 impl StreamReader {
-    pub(super) fn new(core: Arc<Core>, log: Arc<Log>, at: u128, prefetch: usize) -> Self {
+    pub(super) fn new(core: Arc<Core>, log: Arc<Log>, from: Point, prefetch: usize) -> Self {
         Self {
             prefetch,
             ready: VecDeque::new(),
             ready_bytes: 0,
-            at,
-            told: at,
+            at: from.at.0,
+            before: from.before,
+            told: from.at.0,
             link: None,
             reading: None,
             portion: Portion::starting_with(log.mean(), most(core.max_event_bytes)),
@@ -125,9 +128,13 @@ impl StreamReader {
         };
         let bytes = records.iter().map(|record| record.event.encoded_len()).sum();
         self.ready_bytes = self.ready_bytes.saturating_sub(bytes);
-        let next = self.ready.front().map_or(Position(self.at), |record| record.at);
+        let (next, before) = match self.ready.front() {
+            // What is passed over on the way there is not known any more.
+            Some(record) => (record.at, None),
+            None => (Position(self.at), self.before),
+        };
         self.told = next.0;
-        Batch { records, bytes, next, ..Batch::default() }
+        Batch { records, bytes, next, before, ..Batch::default() }
     }
 
     /// What one read asks for at most: half of what may be read ahead, so that the server is busy with one half while events are made
@@ -206,7 +213,11 @@ impl StreamReader {
         self.log.learn(entries.len(), bytes);
         if let Some(last) = entries.iter().rev().find_map(|entry| keys::position(&entry.id)) {
             self.at = last.saturating_add(1);
+            self.before = self.before.map(|before| before.saturating_add(entries.len() as u64));
             self.read_ahead(bytes);
+        }
+        if seen.end() == Position(self.at) {
+            self.before = seen.added;
         }
         let key = &*self.log.key;
         let mut defaults = Defaults { position: String::new(), source: key, ty: FOREIGN, content_type: None };

@@ -43,14 +43,15 @@ impl Room {
         self.measured.load(Ordering::Relaxed).saturating_add(self.published.load(Ordering::Relaxed))
     }
 
-    /// Takes `bytes` if they fit below the limit and an eighth of it for what is `own`. An empty bus takes anything.
+    /// Takes `bytes` if they fit below the limit and an eighth of it for what is `own`. Of what is larger than a quarter of the limit,
+    /// that much has to fit: streams are never empty to the last byte.
     pub(super) fn take(&self, bytes: u64, own: bool) -> bool {
         if !own && self.refused.load(Ordering::Relaxed) > 0 {
             return false;
         }
         let limit = self.max.map_or(u64::MAX, |max| max.saturating_add(if own { max / 8 } else { 0 }));
-        let used = self.used();
-        let fits = used == 0 || used.saturating_add(bytes) <= limit;
+        let needed = self.max.map_or(bytes, |max| bytes.min(max / 4));
+        let fits = self.used().saturating_add(needed) <= limit;
         if fits {
             self.published.fetch_add(bytes, Ordering::Relaxed);
         }

@@ -58,6 +58,9 @@ while true do
 end
 ";
 
+/// The field beside the counter that says when the state was made.
+pub(super) const MADE: &str = "made";
+
 /// Changes state: `KEYS` the hash, and the hash of the counter; `ARGV` the hash's short name, then for each change a key, what is
 /// expected (`*`, empty for absent, or a revision) and `+` with the value or `-` with nothing. A value is stored behind its
 /// revision. Gives the new revisions, and nothing where the expectation did not hold.
@@ -67,6 +70,7 @@ end
 const STORE: &str = r"
 redis.call('HDEL', KEYS[2], '')
 local now = redis.call('TIME')
+redis.call('HSETNX', KEYS[2], 'made', now[1] .. '.' .. now[2])
 local revision = math.max(tonumber(redis.call('HGET', KEYS[2], 'revision') or 0), now[1] * 1000000 + now[2])
 local done = {}
 for i = 2, #ARGV, 4 do
@@ -143,6 +147,13 @@ pub(super) fn store(hash: &str, counter: &str, name: &str) -> Cmd {
 
 pub(super) fn touch(key: &str) -> Cmd {
     script(TOUCH, &[key])
+}
+
+/// Takes a string, and does nothing with it.
+pub(super) fn only_take(text: &[u8]) -> Cmd {
+    let mut command = cmd("EVAL");
+    command.arg("return 1").arg(0).arg(text);
+    command
 }
 
 /// The entries are to be added.

@@ -20,6 +20,7 @@ use super::lane::{self, Lane};
 use super::look::Samples;
 use super::room::Room;
 use super::scripts;
+use super::state::Made;
 use crate::bus::{BusError, Partition, Topic, TopicSpec};
 use crate::metrics::{OneBusMetrics, TopicMetrics};
 use crate::queued::Queued;
@@ -68,12 +69,14 @@ impl Log {
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) hub: Hub,
+    /// As the manifest has it; see [`Core::largest_event`].
     pub(super) max_event_bytes: usize,
     on_full: OnFull,
     pub(super) events: Queued,
     pub(super) own_events: Queued,
     pub(super) room: Arc<Room>,
     pub(super) metrics: OneBusMetrics,
+    pub(super) made: Made,
     topics: RwLock<HashMap<TopicName, Arc<[Arc<Log>]>>>,
     /// Nothing new is taken.
     pub(super) closed: CancellationToken,
@@ -95,6 +98,7 @@ impl Core {
             own_events: Queued::new(options.queue_bytes / 4, &metrics.queued_bytes),
             room: Arc::new(Room::new(options.plan.max_bytes)),
             metrics,
+            made: Made::default(),
             topics: RwLock::default(),
             closed: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -109,6 +113,11 @@ impl Core {
         work: impl Future<Output = Result<T, BusError>>,
     ) -> Result<T, BusError> {
         self.closed.run_until_cancelled(work).await.unwrap_or(Err(BusError::Closed))
+    }
+
+    /// The largest event that is taken now, as encoded: what the manifest says, or what the servers take where that is less.
+    pub(super) fn largest_event(&self) -> usize {
+        self.max_event_bytes.min(self.hub.longest())
     }
 
     pub(super) fn drops_oldest(&self) -> bool {

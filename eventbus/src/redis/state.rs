@@ -3,16 +3,52 @@
 use std::collections::BTreeMap;
 
 use evoke_connect::redis::reply;
+use parking_lot::Mutex;
 use redis::{Value, cmd};
+use tokio::sync::watch;
 
 use super::shared::Core;
 use super::{keys, scripts};
 use crate::bus::{BusError, Entry, Expect, Put};
 
 const KEY_BYTES: usize = 512;
-pub(super) const VALUE_BYTES: usize = 16 << 20;
+const VALUE_BYTES: usize = 16 << 20;
+
+/// When the state was made, as it was last seen: once it is lost, whoever stores something first makes another one.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    when: Mutex<Option<String>>,
+    losses: watch::Sender<u64>,
+}
+
+impl Made {
+    /// How often it was lost.
+    pub(super) fn losses(&self) -> watch::Receiver<u64> {
+        self.losses.subscribe()
+    }
+
+    /// Compares the state that is there with the one that was there before. What older versions of evoke have made does not say when.
+    fn found(&self, made: Option<String>) {
+        let mut when = self.when.lock();
+        if *when == made {
+            return;
+        }
+        if std::mem::replace(&mut *when, made).is_some() {
+            tracing::error!(
+                key = keys::STATE,
+                "the server has lost evoke's state: what the processes on the bus know of it is stored again"
+            );
+            self.losses.send_modify(|losses| *losses += 1);
+        }
+    }
+}
 
 impl Core {
+    /// The largest value that is taken now.
+    pub(super) fn largest_value(&self) -> usize {
+        VALUE_BYTES.min(self.hub.longest())
+    }
+
     pub(super) async fn load(&self, prefix: &str) -> Result<Vec<Entry>, BusError> {
         let node = self.hub.node(keys::STATE)?;
         let hashes = match prefix.contains('/') {
@@ -38,12 +74,16 @@ impl Core {
                 }
             }
         }
+        // After all else, so that nobody hears of nothing without hearing why.
+        let made = node.ask.ask(cmd("HGET").arg(keys::STATE).arg(scripts::MADE)).await;
+        self.made.found(reply::string(made.map_err(|trouble| self.hub.suspect(&trouble))?));
         Ok(entries)
     }
 
     pub(super) async fn store(&self, puts: Vec<Put>) -> Result<Vec<Option<u64>>, BusError> {
+        let most = self.largest_value();
         for put in &puts {
-            put.check(KEY_BYTES, VALUE_BYTES)?;
+            put.check(KEY_BYTES, most)?;
         }
         let mut revisions = vec![None; puts.len()];
         if puts.is_empty() {

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::metrics::Metrics;
-use crate::bus::{Batch, EventBus, Partition, Position, Record};
+use crate::bus::{Batch, EventBus, Partition, Point, Position, Record};
 
 mod clock;
 mod readers;
@@ -90,6 +90,11 @@ impl Slice {
     pub fn next(&self) -> Position {
         self.next
     }
+
+    /// As [`Point::before`], of a place that reading has come to: known where a read has ended.
+    pub fn before(&self, upto: Position) -> Option<u64> {
+        self.batch.before.filter(|_| upto == self.batch.next)
+    }
 }
 
 /// Why a cursor cannot go on where it is.
@@ -98,12 +103,12 @@ pub enum Gone {
     /// The log now begins after it.
     Trimmed {
         /// Where.
-        first: Position,
+        first: Point,
     },
     /// The log now ends before it.
     Ahead {
         /// Where.
-        end: Position,
+        end: Point,
     },
     /// The bus is closed.
     Closed,

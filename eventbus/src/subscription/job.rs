@@ -222,7 +222,7 @@ impl Job {
     }
 
     fn key(&self) -> String {
-        format!("{PREFIX}{}", self.id)
+        key(&self.id)
     }
 
     fn encode(&self) -> Result<bytes::Bytes, BusError> {
@@ -235,6 +235,11 @@ impl Job {
         ledger.advance(range.from, 0, Millis(range.since));
         (LedgerName { subscription: self.ledgers(), partition: range.partition() }, ledger)
     }
+}
+
+/// The key of a job's document.
+pub(super) fn key(id: &JobId) -> String {
+    format!("{PREFIX}{id}")
 }
 
 /// The job whose ledgers are kept under this name, if it is a job's.
@@ -378,6 +383,7 @@ impl Subscriptions {
     /// The bus's.
     pub async fn open_job(&self, job: &Job, topics: &[TopicName], places: usize) -> Result<Subscription, BusError> {
         let (_, hold) = self.0.sharing.hold(&job.ledgers())?;
+        let (kept, losses) = (&self.0.queue.kept, self.0.queue.kept.losses());
         let stored = ledgers(&**self.bus(), job).await?;
         let (mut inputs, mut pages) = (Vec::new(), Vec::new());
         for range in &job.ranges {
@@ -387,6 +393,10 @@ impl Subscriptions {
             let Some(topic) = topics.iter().position(|topic| *topic == name.partition.topic) else { continue };
             inputs.push(Input { topic, cursor: self.0.feeds.cursor(&name.partition, ledger.upto()) });
             pages.push((name, ledger));
+        }
+        // Until the book is done: without its document nobody would know whose ledgers they are.
+        if !pages.is_empty() && !kept.keep([(job.key(), job.encode()?)], losses) {
+            return Err(BusError::Unavailable("the bus has lost its state meanwhile".into()));
         }
         let book = Book::new(&self.0.queue, pages, places, hold);
         Ok(Subscription { running: Running(Arc::clone(&book)), book, inputs })

@@ -5,6 +5,10 @@
 //! ```
 //!
 //! Pure: no clock, no I/O. Retry, restart, move and pause are all this one record.
+//!
+//! What is lost with the log is counted by whoever moves the frontier over it, in the same step, and by nobody else: one process has
+//! it at a time, so that no event is counted by two. Where positions do not tell how many events are between them, the ledger knows how
+//! many were ever appended before its frontier.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -12,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use evoke_api::names::{ObjectName, SubscriptionId, TopicName};
 
-use crate::bus::{Partition, Position};
+use crate::bus::{Mark, Partition, Point, Position};
 
 mod codec;
 
@@ -22,7 +26,7 @@ pub const PREFIX: &str = "ledger/";
 /// What an open event takes in a ledger, at most, in bytes: 16 of a position that begins with a time before the year 10,000, 3 of up to
 /// a million attempts, 8 of a key, 7 of each of three times.
 const OPEN_BYTES: usize = 48;
-/// What is around them: five numbers, and the names, of which each is shorter than a key.
+/// What is around them: six numbers, and the names, of which each is shorter than a key.
 const HEAD_BYTES: usize = 4 << 10;
 
 /// How many events may be open in a ledger of at most so many bytes.
@@ -120,9 +124,16 @@ pub struct Open {
 pub struct Lost {
     /// Open events that are gone.
     pub open: u64,
-    /// Positions between the old frontier and the new one: the number of events that were never evaluated where positions are
-    /// dense, an upper bound elsewhere.
-    pub unread: u128,
+    /// Events between the old frontier and the new one, which were never evaluated. Where the log does not count what is appended, the
+    /// positions between the two: an upper bound where those have holes. `None` where they do not tell either.
+    pub unread: Option<u64>,
+}
+
+impl Lost {
+    /// All of them, as far as known.
+    pub fn events(self) -> u64 {
+        self.open.saturating_add(self.unread.unwrap_or_default())
+    }
 }
 
 /// One subscriber's record of one partition.
@@ -132,13 +143,16 @@ pub struct Ledger {
     upto: Position,
     count: u64,
     seen: Millis,
+    /// As [`Point::before`], of `upto`.
+    before: Option<u64>,
     open: BTreeMap<Position, Open>,
 }
 
 impl Ledger {
-    /// A ledger that starts at a position.
-    pub fn starting_at(upto: Position) -> Self {
-        Self { upto, ..Self::default() }
+    /// A ledger that starts at a place.
+    pub fn starting_at(place: impl Into<Point>) -> Self {
+        let Point { at, before } = place.into();
+        Self { upto: at, before, ..Self::default() }
     }
 
     /// Raised by [`Ledger::seek`] alone.
@@ -177,6 +191,29 @@ impl Ledger {
         self.upto = self.upto.max(upto);
         self.seen = self.seen.max(seen);
         self.count += count;
+        self.before = self.before.map(|before| before.saturating_add(count));
+    }
+
+    /// So many events were ever appended before the frontier: who reads the log has counted what is no event, too.
+    pub fn counted(&mut self, before: u64) {
+        self.before = Some(before);
+    }
+
+    /// How many events were ever appended before the frontier, if `mark`, which is one of it, says otherwise than the ledger.
+    pub fn corrected(&self, mark: &Mark) -> Option<u64> {
+        let Point { at, before } = mark.point();
+        // Below a log of which nothing was ever deleted there was nothing.
+        let is_frontier = mark.at == self.upto && (at == self.upto || before == Some(0));
+        before.filter(|_| is_frontier && self.before != before)
+    }
+
+    /// How many events lie from the frontier on, by a mark of it, and whether that is exact.
+    pub fn lag(&self, mark: &Mark) -> (u64, bool) {
+        match (mark.exact, mark.appended, self.before) {
+            // What can only be estimated is not nothing.
+            (false, Some(appended), Some(before)) => (appended.saturating_sub(before).max(1), true),
+            _ => (mark.ahead, mark.exact),
+        }
     }
 
     /// An event matched and is not finished yet, or what is known of an open one has changed. The frontier passes it.
@@ -193,29 +230,45 @@ impl Ledger {
     /// Goes on at `to`, forward or back, and forgets what is open.
     pub fn seek(&mut self, to: Position) {
         self.generation += 1;
-        (self.upto, self.seen) = (to, Millis(0));
+        (self.upto, self.seen, self.before) = (to, Millis(0), None);
         self.open.clear();
     }
 
-    /// The log now begins at `first`: what lies below is lost.
-    pub fn trimmed(&mut self, first: Position) -> Lost {
-        let kept = self.open.split_off(&first);
-        let open = std::mem::replace(&mut self.open, kept).len() as u64;
-        let between = first.0.saturating_sub(self.upto.0);
-        // Positions that begin with a time do not tell how many there were: one at least.
-        let unread = if between > u128::from(u64::MAX) { 1 } else { between };
-        self.upto = self.upto.max(first);
+    /// What is lost if the log now begins at `first`.
+    pub fn lost(&self, first: Point) -> Lost {
+        let open = self.open.range(..first.at).count() as u64;
+        let unread = match (self.before, first.before) {
+            _ if first.at <= self.upto => Some(0),
+            // Fewer than were read are those of another log, of which nothing was.
+            (Some(passed), Some(before)) => Some(before.checked_sub(passed).unwrap_or(before)),
+            // Positions that begin with a time are further apart than events.
+            _ => u64::try_from(first.at.0.saturating_sub(self.upto.0)).ok(),
+        };
         Lost { open, unread }
     }
 
-    /// The log now ends at `end`, before the frontier: what lies beyond was lost with it.
-    pub fn ahead(&mut self, end: Position) -> Lost {
-        let open = self.open.split_off(&end).len() as u64;
-        self.upto = self.upto.min(end);
-        Lost { open, unread: 0 }
+    /// The log now begins at `first`: what lies below is lost.
+    pub fn trimmed(&mut self, first: impl Into<Point>) -> Lost {
+        let first: Point = first.into();
+        let lost = self.lost(first);
+        self.open = self.open.split_off(&first.at);
+        if first.at > self.upto {
+            (self.upto, self.before) = (first.at, first.before);
+        }
+        lost
     }
 
-    /// The bytes that state holds: version 1, see the module `codec`.
+    /// The log now ends at `end`, before the frontier: what lies beyond was lost with it.
+    pub fn ahead(&mut self, end: impl Into<Point>) -> Lost {
+        let end: Point = end.into();
+        let open = self.open.split_off(&end.at).len() as u64;
+        if end.at < self.upto {
+            (self.upto, self.before) = (end.at, end.before);
+        }
+        Lost { open, unread: Some(0) }
+    }
+
+    /// The bytes that state holds: see the module `codec`.
     pub fn encode(&self, name: &LedgerName) -> Bytes {
         codec::encode(name, self)
     }
@@ -233,7 +286,7 @@ impl Ledger {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadLedger {
     /// Written by a newer evoke.
-    #[error("a ledger of version {0}, this evoke knows version 1: run the newer evoke that wrote it")]
+    #[error("a ledger of version {0}, this evoke knows version 2: run the newer evoke that wrote it")]
     Version(u8),
     /// Cut off or damaged.
     #[error("a damaged ledger")]

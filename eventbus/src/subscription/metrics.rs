@@ -19,6 +19,7 @@ pub struct Metrics {
     pub(super) read: IntCounterVec,
     pub(super) lag: IntGaugeVec,
     pub(super) held: IntGaugeVec,
+    pub(super) lost: IntGaugeVec,
     pub(super) dropped: IntCounterVec,
     pub(super) trims: IntCounter,
     pub(super) skew: GaugeVec,
@@ -52,6 +53,10 @@ impl Metrics {
             held: of_subscription(
                 "evoke_subscription_held_events",
                 "Events that the bus keeps since a subscription has not finished them.",
+            )?,
+            lost: of_subscription(
+                "evoke_subscription_lost_events",
+                "Events that are gone and were not finished by a subscription that runs nowhere; they are dropped once it runs.",
             )?,
             dropped: register(
                 registry,

@@ -35,8 +35,8 @@ pub struct InputReport {
 impl Report {
     /// How many events it has not evaluated yet, and whether that is exact.
     pub fn lag(&self) -> (u64, bool) {
-        let marks = self.inputs.iter().flat_map(InputReport::marks);
-        marks.fold((0, true), |(lag, exact), mark| (lag + mark.ahead, exact && mark.exact))
+        let lags = self.inputs.iter().flat_map(InputReport::lags);
+        lags.fold((0, true), |(lag, exact), (events, is_exact)| (lag + events, exact && is_exact))
     }
 
     /// How many matched events are not finished.
@@ -47,13 +47,13 @@ impl Report {
 }
 
 impl InputReport {
-    fn marks(&self) -> impl Iterator<Item = &Mark> {
-        self.partitions.iter().filter_map(|(_, _, mark)| mark.as_ref())
+    fn lags(&self) -> impl Iterator<Item = (u64, bool)> {
+        self.partitions.iter().filter_map(|(_, ledger, mark)| mark.as_ref().map(|mark| ledger.lag(mark)))
     }
 
     /// How many events of it were not evaluated yet.
     pub fn lag(&self) -> u64 {
-        self.marks().map(|mark| mark.ahead).sum()
+        self.lags().map(|(events, _)| events).sum()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where a new subscription starts.
 
-use super::ledger::LedgerName;
+use super::ledger::{Ledger, LedgerName};
 use super::token::Token;
-use crate::bus::{self, Mark, Partition, Position};
+use crate::bus::{self, Mark, Partition};
 
 /// Where a subscription starts in a partition in which it has no position yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,14 +31,14 @@ impl Start {
         }
     }
 
-    /// The position of a new ledger. An offset that the log does not hold any more, or never did, gives way to the log.
-    pub(super) fn place(&self, name: &LedgerName, mark: &Mark) -> Position {
-        let at = mark.at.min(mark.end).max(mark.first);
-        if at != mark.at {
+    /// A new ledger. An offset that the log does not hold any more, or never did, gives way to the log.
+    pub(super) fn ledger(name: &LedgerName, mark: &Mark) -> Ledger {
+        let place = mark.point();
+        if place.at != mark.at {
             let (subscription, topic, partition) = (&name.subscription, &name.partition.topic, name.partition.index);
-            tracing::warn!(%subscription, %topic, partition, asked = %mark.at, starts = %at, "the log does not hold the place to start at");
+            tracing::warn!(%subscription, %topic, partition, asked = %mark.at, starts = %place.at, "the log does not hold the place to start at");
         }
-        at
+        Ledger::starting_at(place)
     }
 }
 
@@ -47,6 +47,7 @@ mod tests {
     use evoke_api::names::{ObjectName, SubscriptionId, TopicName};
 
     use super::*;
+    use crate::bus::{Point, Position};
 
     fn partition(topic: &str, index: u16) -> Partition {
         Partition { topic: TopicName::parse(topic), index }
@@ -66,10 +67,12 @@ mod tests {
     fn a_place_outside_of_the_log_gives_way_to_it() {
         let subscription = SubscriptionId { owner: ObjectName::new("n", "t"), subscriber: "s".into() };
         let name = LedgerName { subscription, partition: partition("a", 0) };
-        let place = |at| {
-            let [at, first, end] = [at, 10, 20].map(Position);
-            Start::At(bus::From::Next).place(&name, &Mark { at, first, end, ahead: 0, exact: true })
+        let start = |at: u64| {
+            let ahead = 20 - at.clamp(10, 20);
+            let [at, first, end] = [at, 10, 20].map(|at| Position(at.into()));
+            Start::ledger(&name, &Mark { at, first, end, ahead, exact: true, appended: Some(1020) })
         };
-        assert_eq!([5, 10, 15, 20, 25].map(place), [10, 10, 15, 20, 20].map(Position));
+        let ledger = |at: u64| Ledger::starting_at(Point { at: Position(at.into()), before: Some(1000 + at) });
+        assert_eq!([5, 10, 15, 20, 25].map(start), [10, 10, 15, 20, 20].map(ledger));
     }
 }

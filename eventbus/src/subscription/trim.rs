@@ -20,10 +20,16 @@ use super::{KnownTopic, Standing, Topics, job};
 use crate::bus::{BusError, EventBus, From, Health, Mark, Partition, Position};
 use crate::plan::{REPLAY_AGE, REPLAY_BYTES};
 
+mod gauges;
+
+pub(super) use gauges::Shown;
+
 /// How often it looks, when nothing is full.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How often it looks while the bus is full.
 const INTERVAL_FULL: Duration = Duration::from_millis(250);
+/// How long nothing is trimmed once the bus has lost its state: every process writes again by then where its subscriptions are.
+const AFTER_LOSS: Duration = Duration::from_secs(60);
 /// How long a subscription must have run nowhere before it counts as orphaned: longer than a start or a reload.
 const ORPHANED_AFTER: Duration = Duration::from_secs(60);
 /// From this share of `maxBytes` on, what is kept for replay goes, down to the second share.
@@ -73,6 +79,7 @@ pub(super) struct Trimmer {
     pub(super) holder: watch::Sender<Option<Holder>>,
     /// Where subscriptions are that some process works on; `None` while another process trims.
     pub(super) positions: watch::Sender<Option<Positions>>,
+    pub(super) shown: Shown,
 }
 
 /// One partition, as a pass sees it.
@@ -95,9 +102,9 @@ struct Need {
 
 impl Trimmer {
     pub(super) async fn run(self, cancel: CancellationToken) {
-        let mut health = self.bus.health();
+        let (mut health, mut losses) = (self.bus.health(), self.bus.losses());
         let mut idle_since = BTreeMap::new();
-        let mut failing = false;
+        let (mut failing, mut lost) = (false, None::<Instant>);
         let mut turn = Turn::new(&self.sharing);
         loop {
             let full = matches!(*health.borrow_and_update(), Health::Full(_));
@@ -112,15 +119,24 @@ impl Trimmer {
             }
             if !turn.is_here() {
                 // What the other process shows must not be counted twice.
-                self.show(&[]);
+                self.shown.show(&self.metrics, &[]);
                 self.blame(&[], false);
                 self.positions.send_if_modified(|positions| positions.take().is_some());
                 idle_since.clear();
                 continue;
             }
+            if losses.has_changed().is_ok_and(|changed| changed) {
+                losses.mark_unchanged();
+                lost = Some(Instant::now());
+            }
             let full = matches!(*health.borrow_and_update(), Health::Full(_));
-            let pass = cancel.run_until_cancelled(self.pass(full, &mut idle_since)).await;
-            match pass {
+            let pass = async {
+                match lost {
+                    Some(lost) if lost.elapsed() < AFTER_LOSS => self.look(full, &mut idle_since).await.map(drop),
+                    _ => self.pass(full, &mut idle_since).await,
+                }
+            };
+            match cancel.run_until_cancelled(pass).await {
                 None | Some(Err(BusError::Closed)) => return,
                 Some(Ok(())) => failing = false,
                 Some(Err(error)) => {
@@ -134,6 +150,24 @@ impl Trimmer {
     }
 
     async fn pass(&self, full: bool, idle_since: &mut BTreeMap<SubscriptionId, Instant>) -> Result<(), BusError> {
+        let losses = self.bus.losses();
+        let before = *losses.borrow();
+        let (places, share) = self.look(full, idle_since).await?;
+        // Who was not found since the state is lost may need something all the same.
+        if *losses.borrow() == before {
+            for place in &places {
+                self.trim(place, share).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every partition with who needs what of it, and the share of all that should go. Shows it.
+    async fn look(
+        &self,
+        full: bool,
+        idle_since: &mut BTreeMap<SubscriptionId, Instant>,
+    ) -> Result<(Vec<Place>, f64), BusError> {
         let mut standings = standings(&*self.bus, &self.topics, &self.sharing).await?;
         // Which process runs a job is not shared as subscriptions are: its document says that one does.
         let jobs = job::list(&*self.bus).await?.into_iter().map(|stored| stored.job);
@@ -142,7 +176,7 @@ impl Trimmer {
             let job = job::of_ledgers(&standing.name.subscription);
             standing.running |= job.is_some_and(|id| at_work.contains(&id));
         }
-        self.show(&standings);
+        self.shown.show(&self.metrics, &standings);
         self.positions.send_replace(Some(self.worked_on(&standings)));
         idle_since.retain(|id, _| standings.iter().any(|s| !s.running && s.name.subscription == *id));
         for standing in standings.iter().filter(|standing| !standing.running) {
@@ -159,10 +193,7 @@ impl Trimmer {
             _ => self.retention.replay_bytes,
         };
         let excess = total.saturating_sub(target);
-        for place in &places {
-            self.trim(place, excess as f64 / total.max(1) as f64).await?;
-        }
-        Ok(())
+        Ok((places, excess as f64 / total.max(1) as f64))
     }
 
     async fn places(
@@ -236,7 +267,6 @@ impl Trimmer {
         if left.first > log.first {
             self.metrics.trims.inc();
             tracing::debug!(topic = %partition.topic, partition = partition.index, first = %left.first, "trimmed");
-            self.count_cut(place, &left);
         }
         Ok(())
     }
@@ -269,41 +299,6 @@ impl Trimmer {
             }
         }
         Ok(best.min(floor))
-    }
-
-    /// Counts what subscriptions that run nowhere have lost now that the log begins where `left` says.
-    fn count_cut(&self, place: &Place, left: &Mark) {
-        for loser in place.needs.iter().filter(|need| need.from.at < left.first) {
-            let kept_from = loser.from.at.max(loser.from.first);
-            // Where positions have holes, what lay ahead is the better bound.
-            let gone = left.first.0.saturating_sub(kept_from.0).min(loser.from.ahead.into());
-            let events = u64::try_from(gone).unwrap_or(u64::MAX);
-            let subscription = &loser.subscription;
-            if job::of_ledgers(subscription).is_some() {
-                tracing::warn!(%subscription, events, "a job that runs nowhere loses events older than `maxAge`");
-                continue;
-            }
-            self.metrics.dropped.with_label_values(&labels(subscription)).inc_by(events);
-            let topic = &place.partition.topic;
-            tracing::warn!(%subscription, %topic, events, "a subscription that runs nowhere loses events older than `maxAge`");
-        }
-    }
-
-    /// Sets the gauges, and takes away those of subscriptions that are gone.
-    fn show(&self, standings: &[Standing]) {
-        let mut sums: BTreeMap<&SubscriptionId, (u64, u64)> = BTreeMap::new();
-        for standing in standings.iter().filter(|standing| job::of_ledgers(&standing.name.subscription).is_none()) {
-            let sum = sums.entry(&standing.name.subscription).or_default();
-            let lag = standing.mark.map_or(0, |mark| mark.ahead);
-            sum.0 += lag;
-            sum.1 += lag + standing.ledger.open().len() as u64;
-        }
-        self.metrics.lag.reset();
-        self.metrics.held.reset();
-        for (subscription, (lag, held)) in sums {
-            self.metrics.lag.with_label_values(&labels(subscription)).set(lag.cast_signed());
-            self.metrics.held.with_label_values(&labels(subscription)).set(held.cast_signed());
-        }
     }
 
     /// The frontiers of what some process works on: what was renamed or taken away does not hold back the others.

@@ -90,6 +90,8 @@ pub enum Answer {
     Full(u16, Vec<(&'static str, String)>, Bytes),
     /// With another answer, later.
     After(Duration, Box<Self>),
+    /// With another answer, once the test says so.
+    When(watch::Receiver<bool>, Box<Self>),
     /// Never.
     Hang,
     /// With a closed connection.
@@ -350,6 +352,10 @@ async fn answer(
             Answer::After(delay, later) => {
                 tokio::time::sleep(delay).await;
                 answer = *later;
+            }
+            Answer::When(mut told, later) => {
+                let is_told = told.wait_for(|told| *told).await.is_ok();
+                answer = if is_told { *later } else { Answer::Hang };
             }
             Answer::Hang => std::future::pending().await,
             Answer::Close => return Err("closed by script".into()),

@@ -1,6 +1,9 @@
 //! What a bus is on, for tests that are the same on several kinds of bus.
 
+use std::sync::Arc;
+
 use async_nats::jetstream;
+use evoke_eventbus::bus::EventBus;
 use futures_util::TryStreamExt as _;
 
 use super::kafka::Broker;
@@ -67,6 +70,19 @@ impl BusServer {
         let home = Home::with(manifest);
         home.write("bus.yaml", bus("default", &self.spec(4)));
         home
+    }
+
+    /// The bus that the evoke of a home has on it. An embedded one is nobody else's while evoke runs.
+    ///
+    /// # Panics
+    /// When it cannot be opened.
+    pub async fn open(&self, home: &Home) -> Arc<dyn EventBus> {
+        match self {
+            Self::Embedded => crate::bus::embedded(&home.data()),
+            Self::JetStream(nats) => crate::bus::jetstream(&nats.url()).await,
+            Self::Kafka(broker) => crate::bus::kafka(&broker.listeners.plain.to_string()),
+            Self::Redis(redis) => crate::bus::redis(&[redis.address]),
+        }
     }
 
     /// Takes everything away that is on the server, for the next test on it.

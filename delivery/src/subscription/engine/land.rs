@@ -9,8 +9,9 @@ use evoke_eventbus::subscription::ledger::{Millis, Open};
 use futures_util::StreamExt;
 
 use super::Engine;
-use crate::dead_letter::Failure;
+use crate::dead_letter::{self, Failure};
 use crate::schedule;
+use crate::subscription::errand::Errand;
 use crate::subscription::flight::{Flight, Landing, Letter, Place, Setback, Stage, fly};
 
 /// Failures for good are logged one by one up to this often.
@@ -121,6 +122,7 @@ impl Engine {
         let n = match &mut flight.stage {
             Stage::Letter(letter) => {
                 letter.attempts = letter.attempts.saturating_add(1);
+                flight.open.last = wall;
                 letter.attempts
             }
             Stage::Sink | Stage::Reply(_) | Stage::Topic if flight.open.attempts >= policy.retry => {
@@ -144,6 +146,7 @@ impl Engine {
         self.failed(&setback.cause);
         flight.failed(Millis::now());
         let Open { attempts, first, last, .. } = flight.open;
+        let position = self.position(&flight);
         self.log_letter(&flight, &setback.cause);
         let failure = Failure {
             destination: self.route.destination(&flight.stage),
@@ -153,6 +156,7 @@ impl Engine {
             attempts,
             first,
             last,
+            position,
         };
         flight.stage = Stage::Letter(Box::new(Letter {
             failure,
@@ -165,6 +169,15 @@ impl Engine {
         }
         flight.started = self.now;
         self.flights.push(Box::pin(fly(Arc::clone(&self.route), flight)));
+    }
+
+    /// Where an event is on the bus, for people. One that is redriven lies there as a dead letter, and is said to be where it was before.
+    fn position(&self, flight: &Flight) -> Option<String> {
+        if self.errand.as_ref().is_some_and(Errand::is_redrive) {
+            return flight.origin.as_deref().map(str::to_owned);
+        }
+        let partition = self.partitions.get(flight.place.input)?;
+        Some(dead_letter::position(partition, flight.place.at))
     }
 
     fn log_letter(&mut self, flight: &Flight, cause: &str) {

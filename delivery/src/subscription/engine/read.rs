@@ -3,7 +3,6 @@
 use std::task::Context;
 
 use evoke_api::limits;
-use evoke_eventbus::bus::Position;
 use evoke_eventbus::subscription::feed::{Gone, Slice};
 use evoke_eventbus::subscription::ledger::Millis;
 
@@ -21,21 +20,23 @@ const SPARSE: usize = 8;
 const DELETED: &str = "the bus deleted them before they were read";
 
 impl Engine {
-    /// Forgets events that are put aside and gone from the bus, and counts them with `unread` others.
+    /// Forgets events that are put aside and gone from the bus, and counts them with `unread` others. One that was found gone in two ways
+    /// is counted once.
     pub(super) fn lose(&mut self, input: usize, places: &[Place], unread: u64, cause: &str) {
         if let Some(recent) = self.recent.as_mut().filter(|_| !places.is_empty()) {
             // Of what is lost it is not known what it was: a repeat of it must be delivered.
             recent.clear();
         }
+        let mut events = unread;
         for place in places {
             let Some(open) = self.shelf.remove(*place) else { continue };
+            events += 1;
             self.changes.push((*place, None));
             self.settled += 1;
             if let Some(next) = self.order.forget(open.key, *place) {
                 self.shelf.release(next);
             }
         }
-        let events = places.len() as u64 + unread;
         if events > 0
             && let Some(partition) = self.partitions.get(input)
         {
@@ -49,9 +50,9 @@ impl Engine {
         while left > 0 && self.room() > 0 && !self.check_stalled() && !self.has_queue() {
             match self.intake.next(cx) {
                 Next::Pending => return Ok(left < JUDGED_PER_STEP),
-                Next::Passed { input, upto, lost } => {
+                Next::Passed { input, upto, lost, before } => {
                     self.lose(input, &[], lost, DELETED);
-                    self.note(input, upto, 0, Millis(0));
+                    self.note(input, Judged { upto, before, ..Judged::default() });
                 }
                 Next::Lost { input, events } => self.lose(input, &[], events, DELETED),
                 Next::Gone { gone: Gone::Closed, .. } => return Err(Closed),
@@ -62,7 +63,8 @@ impl Engine {
                     let judged = self.judge(input, topic, &records, cx);
                     let seen = records.records().get(judged - 1).map_or(Millis(0), |record| record.appended.into());
                     if let Some(upto) = self.intake.take(input, judged) {
-                        self.note(input, upto, judged as u64, seen);
+                        let before = records.before(upto);
+                        self.note(input, Judged { upto, count: judged as u64, seen, before });
                     }
                     left = left.saturating_sub(judged - 1);
                 }
@@ -86,9 +88,9 @@ impl Engine {
                     let place = Place { input, at: record.at };
                     let is_sparse = index >= 64 && matched * SPARSE < index;
                     let event = if is_sparse { detached(&record.event) } else { record.event.clone() };
-                    let event = self.prepared(event);
+                    let (event, origin) = self.prepared(event);
                     let key = self.order.key(&event);
-                    let flight = Flight::new(place, event, key, self.now);
+                    let flight = Flight { origin, ..Flight::new(place, event, key, self.now) };
                     if self.order.enter(key, place) {
                         self.launch(flight, cx);
                     } else {
@@ -123,10 +125,16 @@ impl Engine {
         self.counts.matched += count as u64;
     }
 
-    pub(super) fn note(&mut self, input: usize, upto: Position, count: u64, seen: Millis) {
-        self.counts.read += count;
+    /// An input went on by what `news` says.
+    pub(super) fn note(&mut self, input: usize, news: Judged) {
+        self.counts.read += news.count;
         if let Some(judged) = self.judged.get_mut(input) {
-            *judged = Judged { upto, count: judged.count + count, seen: judged.seen.max(seen) };
+            *judged = Judged {
+                upto: news.upto,
+                count: judged.count + news.count,
+                seen: judged.seen.max(news.seen),
+                before: news.before.or(judged.before.map(|before| before + news.count)),
+            };
         }
     }
 
@@ -138,15 +146,16 @@ impl Engine {
             Gone::Ahead { end } => (end, false, "the bus has lost the end of its log"),
             Gone::Closed => return,
         };
-        let is_lost = |place: Place| if unread { place.at < to } else { place.at >= to };
+        let is_lost = |place: Place| if unread { place.at < to.at } else { place.at >= to.at };
         let lost = self.shelf.places(input, is_lost);
         let mut skipped = 0;
         self.book.update(|pages| {
             if let Some(ledger) = pages.change(input) {
                 let upto = ledger.upto();
                 let lost = if unread { ledger.trimmed(to) } else { ledger.ahead(to) };
-                skipped = u64::try_from(lost.unread).unwrap_or(u64::MAX);
-                tracing::warn!(subscriber = %self.route.id, from = %upto, %to, "the position moves to where the log is: {cause}");
+                // Nobody knows how many they were: one at least.
+                skipped = lost.unread.unwrap_or(1);
+                tracing::warn!(subscriber = %self.route.id, from = %upto, to = %to.at, "the position moves to where the log is: {cause}");
             }
             0
         });
@@ -158,9 +167,9 @@ impl Engine {
             if self.flights.is_empty() && self.again.is_none() {
                 self.losses.clear();
             }
-            self.losses.push((input, to));
+            self.losses.push((input, to.at));
         }
-        self.intake.seek(input, to);
+        self.intake.seek(input, to.at);
     }
 
     /// True if enough events wait for others of their key. While one of these waits for a retry itself, its key must not hold up the

@@ -80,8 +80,8 @@ impl Engine {
         found.later.retain(|at| !self.is_lost(Place { input, at: *at }, epoch));
         found.lost.retain(|at| !self.is_lost(Place { input, at: *at }, epoch));
         for (at, event) in found.events {
-            let event = self.prepared(event);
-            self.shelf.fetched(Place { input, at }, event);
+            let (event, origin) = self.prepared(event);
+            self.shelf.fetched(Place { input, at }, event, origin);
         }
         for at in found.later {
             self.shelf.postpone(Place { input, at }, self.now + AGAIN_DELAY);

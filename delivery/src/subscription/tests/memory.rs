@@ -25,19 +25,48 @@ pub(super) struct MemoryBus {
     start: (Instant, SystemTime),
     health: watch::Sender<Health>,
     limit: usize,
+    sparse: bool,
 }
+
+/// The type of what is appended and is no event: readers pass it over.
+pub(super) const NO_EVENT: &str = "no-event";
 
 #[derive(Debug, Default)]
 struct State {
     entries: BTreeMap<String, (bytes::Bytes, u64)>,
     /// Of all keys, so that none comes again when a key is deleted and made anew.
     last_revision: u64,
+    losses: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Log {
     inner: Mutex<(u64, Vec<Record>)>,
     grown: watch::Sender<()>,
+    sparse: bool,
+}
+
+/// Where the event of a number is.
+fn position(sparse: bool, number: u64) -> u128 {
+    if sparse { (u128::from(number) + 1) << 70 } else { number.into() }
+}
+
+impl Log {
+    /// Where it begins and ends, and how much was ever appended.
+    fn span(&self, (base, records): &(u64, Vec<Record>)) -> (u128, u128, u64) {
+        let appended = base + records.len() as u64;
+        let end = appended.checked_sub(1).map_or(0, |last| position(self.sparse, last) + 1);
+        (records.first().map_or(end, |record| record.at.0), end, appended)
+    }
+
+    /// Whether one can go on at a position without having lost anything.
+    fn allows(&self, inner: &(u64, Vec<Record>), at: u128) -> Result<(), BusError> {
+        let (first, end, _) = self.span(inner);
+        if at < first && inner.0 > 0 {
+            return Err(BusError::Trimmed { first: Position(first) });
+        }
+        if at > end { Err(BusError::Ahead { end: Position(end) }) } else { Ok(()) }
+    }
 }
 
 impl MemoryBus {
@@ -46,6 +75,16 @@ impl MemoryBus {
     }
 
     pub(super) fn with_limit(limit: usize) -> Arc<Self> {
+        Self::make(limit, false)
+    }
+
+    /// One as Redis is: positions do not tell how many events are between them, but what is appended is counted; a count from the middle
+    /// of a log is an estimate; a trim keeps the last event that is not needed.
+    pub(super) fn sparse() -> Arc<Self> {
+        Self::make(1 << 20, true)
+    }
+
+    fn make(limit: usize, sparse: bool) -> Arc<Self> {
         Arc::new(Self {
             logs: Mutex::default(),
             state: Mutex::default(),
@@ -55,7 +94,13 @@ impl MemoryBus {
             start: (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)),
             health: watch::Sender::new(Health::Up),
             limit,
+            sparse,
         })
+    }
+
+    /// Where the event of a number is, counted from the first that was ever appended.
+    pub(super) fn position(&self, number: u64) -> Position {
+        Position(position(self.sparse, number))
     }
 
     pub(super) fn now(&self) -> SystemTime {
@@ -77,7 +122,7 @@ impl MemoryBus {
                 if bytes > self.limit {
                     return Err(PublishError::TooLarge { bytes, limit: self.limit });
                 }
-                let at = Position(u128::from(inner.0) + inner.1.len() as u128);
+                let at = self.position(inner.0 + inner.1.len() as u64);
                 inner.1.push(Record::new(at, appended, event));
                 Ok(())
             })
@@ -91,6 +136,13 @@ impl MemoryBus {
         self.log(partition).unwrap().inner.lock().1.iter().map(|record| record.event.clone()).collect()
     }
 
+    /// Somebody deletes all state.
+    pub(super) fn lose_state(&self) {
+        let mut state = self.state.lock();
+        state.entries.clear();
+        state.losses.send_modify(|losses| *losses += 1);
+    }
+
     /// The log loses its end.
     pub(super) fn cut(&self, partition: &Partition, keep: usize) {
         self.log(partition).unwrap().inner.lock().1.truncate(keep);
@@ -98,16 +150,22 @@ impl MemoryBus {
 
     fn mark(&self, partition: &Partition, from: From) -> Result<Mark, BusError> {
         let log = self.log(partition)?;
-        let (base, records) = &*log.inner.lock();
-        let (first, end) = (u128::from(*base), u128::from(*base) + records.len() as u128);
+        let inner = log.inner.lock();
+        let ((first, end, appended), records) = (log.span(&inner), &inner.1);
         let at = match from {
             From::First => first,
             From::Next => end,
             From::At(at) => at.0,
-            From::Time(time) => first + records.partition_point(|record| record.appended < time) as u128,
+            From::Time(time) => {
+                let since = records.partition_point(|record| record.appended < time);
+                records.get(since).map_or(end, |record| record.at.0)
+            }
         };
-        let ahead = end.saturating_sub(at.max(first)) as u64;
-        Ok(Mark { at: Position(at), first: Position(first), end: Position(end), ahead, exact: true })
+        let ahead = (records.len() - records.partition_point(|record| record.at.0 < at)) as u64;
+        let exact = !self.sparse || at <= first || ahead < 4;
+        let ahead = if exact { ahead } else { ahead / 2 };
+        let appended = self.sparse.then_some(appended);
+        Ok(Mark { at: Position(at), first: Position(first), end: Position(end), ahead, exact, appended })
     }
 }
 
@@ -123,26 +181,22 @@ impl Reader for MemoryReader {
             loop {
                 grown.borrow_and_update();
                 {
-                    let (base, records) = &*self.log.inner.lock();
-                    let base = u128::from(*base);
-                    if self.at < base {
-                        return Err(BusError::Trimmed { first: Position(base) });
-                    }
-                    let end = base + records.len() as u128;
-                    if self.at > end {
-                        return Err(BusError::Ahead { end: Position(end) });
-                    }
+                    let inner = self.log.inner.lock();
+                    self.log.allows(&inner, self.at)?;
                     let mut bytes = 0;
-                    let rest = &records[(self.at - base) as usize..];
+                    let rest = &inner.1[inner.1.partition_point(|record| record.at.0 < self.at)..];
                     let fits = |record: &&Record| {
                         bytes += record.event.encoded_len();
                         bytes <= max_bytes || bytes == record.event.encoded_len()
                     };
-                    let records: Vec<_> = rest.iter().take_while(fits).cloned().collect();
-                    if !records.is_empty() {
-                        self.at += records.len() as u128;
+                    let mut records: Vec<_> = rest.iter().take_while(fits).cloned().collect();
+                    if let Some(last) = records.last() {
+                        self.at = last.at.0 + 1;
+                        let is_all = self.log.sparse && records.len() == rest.len();
+                        let before = is_all.then_some(self.log.span(&inner).2);
+                        records.retain(|record| record.event.ty() != NO_EVENT);
                         let bytes = records.iter().map(|record| record.event.encoded_len()).sum();
-                        return Ok(Batch { records, bytes, next: Position(self.at), ..Batch::default() });
+                        return Ok(Batch { records, bytes, next: Position(self.at), before, ..Batch::default() });
                     }
                 }
                 grown.changed().await.map_err(|_| BusError::Closed)?;
@@ -157,7 +211,8 @@ impl EventBus for MemoryBus {
         async move {
             let mut logs = self.logs.lock();
             for index in 0..topic.partitions {
-                logs.entry(Partition { topic: topic.name.clone(), index }).or_default();
+                let log = || Arc::new(Log { sparse: self.sparse, ..Log::default() });
+                logs.entry(Partition { topic: topic.name.clone(), index }).or_insert_with(log);
             }
             let partitions = logs.keys().filter(|partition| partition.topic == topic.name).count() as u16;
             Ok(Topic { partitions, drift: Vec::new() })
@@ -179,14 +234,9 @@ impl EventBus for MemoryBus {
 
     fn read<'a>(&'a self, partition: &'a Partition, from: From, _prefetch: usize) -> Fut<'a, Box<dyn Reader>> {
         async move {
-            let mark = self.mark(partition, from)?;
-            if mark.at < mark.first {
-                return Err(BusError::Trimmed { first: mark.first });
-            }
-            if mark.at > mark.end {
-                return Err(BusError::Ahead { end: mark.end });
-            }
-            Ok(Box::new(MemoryReader { log: self.log(partition)?, at: mark.at.0 }) as Box<dyn Reader>)
+            let (log, at) = (self.log(partition)?, self.mark(partition, from)?.at.0);
+            log.allows(&log.inner.lock(), at)?;
+            Ok(Box::new(MemoryReader { log, at }) as Box<dyn Reader>)
         }
         .boxed()
     }
@@ -199,9 +249,10 @@ impl EventBus for MemoryBus {
         async move {
             let log = self.log(partition)?;
             let (base, records) = &mut *log.inner.lock();
-            let gone = (before.0 as u64).saturating_sub(*base).min(records.len() as u64);
-            records.drain(..gone as usize);
-            *base += gone;
+            let below = records.partition_point(|record| record.at < before);
+            let gone = if self.sparse { below.saturating_sub(1) } else { below };
+            records.drain(..gone);
+            *base += gone as u64;
             Ok(())
         }
         .boxed()
@@ -251,6 +302,10 @@ impl EventBus for MemoryBus {
             Ok(puts.into_iter().map(&mut put).collect())
         }
         .boxed()
+    }
+
+    fn losses(&self) -> watch::Receiver<u64> {
+        self.state.lock().losses.subscribe()
     }
 
     fn health(&self) -> watch::Receiver<Health> {
@@ -339,6 +394,10 @@ impl EventBus for Link {
 
     fn store(&self, puts: Vec<Put>) -> Fut<'_, Vec<Option<u64>>> {
         self.whole(self.bus.store(puts))
+    }
+
+    fn losses(&self) -> watch::Receiver<u64> {
+        self.bus.losses()
     }
 
     fn health(&self) -> watch::Receiver<Health> {

@@ -1,5 +1,7 @@
 //! Failed attempts: when they are tried again, and where they wait.
 
+use evoke_eventbus::subscription::ledger::Open;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -114,6 +116,35 @@ async fn what_is_parked_survives_a_restart_with_its_attempts_and_its_time() {
     assert_eq!(bus.events(&store()).len(), 3);
     assert!(bus.events(&store()).iter().all(|letter| letter.attribute("evokeattempts") == Some("7")));
     assert_eq!(fails.log.lock().len(), 21);
+    lane.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_set_back_puts_a_retry_off_by_no_more_than_its_own_delay() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let plan = plan("a");
+    let (bus, process) = waiting(1, &plan).await;
+    let fails = Script::fails();
+    let lane = process.run(&plan, &fails);
+    fails.attempts(4).await;
+    sleep(300 * MS).await;
+    lane.kill().await;
+    drop(process);
+    // The clock that the ledger was written by was an hour ahead of the one that there is now.
+    let entry = bus.load("ledger/shop/orders/a/").await.unwrap().remove(0);
+    let (name, mut ledger) = Ledger::decode(&entry.value).unwrap();
+    for (at, open) in ledger.open().clone() {
+        let [due, first, last] = [open.due, open.first, open.last].map(|time| time.after(HOUR));
+        ledger.matched(at, Open { due, first, last, ..open });
+    }
+    let put = Put { key: entry.key, value: Some(ledger.encode(&name)), expect: Expect::Any };
+    bus.store(vec![put]).await.unwrap();
+    let process = Process::start(&bus);
+    let begin = tokio::time::Instant::now();
+    let lane = process.run(&plan, &fails);
+    fails.attempts(5).await;
+    // 1.6 s, give or take a fifth: all of it, since nobody knows how much of it is over.
+    assert!((1200 * MS..2 * SECOND).contains(&begin.elapsed()), "{:?}", begin.elapsed());
     lane.drain().await;
 }
 

@@ -20,6 +20,8 @@ use super::*;
 use crate::sink::Sink;
 use crate::sinks::Outputs;
 
+mod lost_state;
+
 const PARTITIONS: u16 = 8;
 const GROUP: &str = "sharing/groups/trigger/shop/orders";
 

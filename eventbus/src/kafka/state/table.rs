@@ -94,6 +94,8 @@ impl Table {
                 cell.settle(offset, value.map(|value| (revision_at(offset), value)));
                 None
             }
+            // Made for another topic of this name, which is gone: what is settled lies before its settlement.
+            Change::Settled { through, .. } if through >= offset => None,
             Change::Settled { value, revision, through } => {
                 cell.settlements.insert(through);
                 cell.settle(through, value.map(|value| (revision, value)));
@@ -186,6 +188,15 @@ mod tests {
         table.apply(5, "k".into(), settlement);
         assert_eq!(table.load("k")[0].revision, 3);
         assert_eq!(table.settlement("k"), None);
+    }
+
+    #[test]
+    fn a_settlement_of_a_topic_that_is_gone_settles_nothing() {
+        let (mut table, value) = (Table::default(), |text: &'static str| Some(Bytes::from_static(text.as_bytes())));
+        table.apply(0, "k".into(), Change::Put { value: value("new") });
+        table.apply(1, "k".into(), Change::Settled { value: value("old"), revision: 90, through: 89 });
+        table.apply(2, "k".into(), Change::Put { value: value("newer") });
+        assert_eq!(table.load(""), [Entry { key: "k".into(), value: Bytes::from_static(b"newer"), revision: 3 }]);
     }
 
     #[test]

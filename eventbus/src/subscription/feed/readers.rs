@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::clock::Probe;
 use super::{Ask, Entry, Feed, Gone, Slice, Slot, State};
 use crate::bus::{Batch, BusError, From, Position, Reader};
+use crate::subscription::scan;
 
 /// One read at the head, in bytes; also the least that its reader may have read ahead.
 const HEAD_BYTES: usize = 512 << 10;
@@ -58,14 +59,23 @@ impl<'a> Trouble<'a> {
     }
 }
 
-/// What an error means to the cursors that wait, if it is theirs to handle.
-fn gone(error: &BusError) -> Option<Gone> {
-    match error {
-        BusError::Trimmed { first } => Some(Gone::Trimmed { first: *first }),
-        BusError::Ahead { end } => Some(Gone::Ahead { end: *end }),
-        BusError::Closed => Some(Gone::Closed),
-        BusError::NoTopic(_) | BusError::Unavailable(_) | BusError::Broken(_) => None,
-    }
+/// What an error means to the cursors that wait, if it is theirs to handle: they go on where the log is now.
+///
+/// # Errors
+/// One that is not theirs.
+async fn gone(feed: &Feed, error: BusError) -> Result<Gone, BusError> {
+    let (to, lost_end) = match error {
+        BusError::Trimmed { first } => (first, false),
+        BusError::Ahead { end } => (end, true),
+        BusError::Closed => return Ok(Gone::Closed),
+        BusError::NoTopic(_) | BusError::Unavailable(_) | BusError::Broken(_) => return Err(error),
+    };
+    let place = match scan::locate(&*feed.shared.bus, &feed.partition, From::At(to)).await {
+        Ok(mark) => mark.point(),
+        Err(BusError::Closed) => return Ok(Gone::Closed),
+        Err(error) => return Err(error),
+    };
+    Ok(if lost_end { Gone::Ahead { end: place } } else { Gone::Trimmed { first: place } })
 }
 
 /// What the reader of a partition may have read ahead.
@@ -94,7 +104,7 @@ async fn read_head(feed: &Feed) {
             _ => match feed.shared.bus.read(&feed.partition, From::At(at), ahead(feed)).await {
                 Ok(open) => open,
                 Err(error) => {
-                    fail_head(feed, at, &error, &mut trouble).await;
+                    fail_head(feed, at, error, &mut trouble).await;
                     continue;
                 }
             },
@@ -115,13 +125,16 @@ async fn read_head(feed: &Feed) {
                 reader = Some((batch.next, open));
                 feed.arrived(at, batch);
             }
-            Err(error) => fail_head(feed, at, &error, &mut trouble).await,
+            Err(error) => fail_head(feed, at, error, &mut trouble).await,
         }
     }
 }
 
-async fn fail_head(feed: &Feed, at: Position, error: &BusError, trouble: &mut Trouble<'_>) {
-    let Some(gone) = gone(error) else { return trouble.wait(error).await };
+async fn fail_head(feed: &Feed, at: Position, error: BusError, trouble: &mut Trouble<'_>) {
+    let gone = match gone(feed, error).await {
+        Ok(gone) => gone,
+        Err(error) => return trouble.wait(&error).await,
+    };
     let mut state = feed.state.lock();
     if state.head == Some(at) {
         state.head = None;
@@ -204,9 +217,9 @@ async fn serve_behind(feed: &Feed) {
                 recent.truncate(CATCH_UP_BATCHES - 1);
                 recent.push_front(entry);
             }
-            Err(error) => match gone(&error) {
-                Some(gone) => feed.state.lock().answer(id, |_| Err(gone)),
-                None => {
+            Err(error) => match gone(feed, error).await {
+                Ok(gone) => feed.state.lock().answer(id, |_| Err(gone)),
+                Err(error) => {
                     trouble.wait(&error).await;
                     feed.state.lock().ask_again(id);
                 }
@@ -245,12 +258,12 @@ async fn skip_hole(feed: &Feed, id: u64, at: Position) -> bool {
         // What was there and is gone by now is no hole.
         let gone = match feed.shared.bus.read(&feed.partition, From::At(at), 0).await {
             Ok(_) => Ok(Arc::new(Batch { next: head, ..Batch::default() })),
-            Err(error) => Err(gone(&error)),
+            Err(error) => Err(gone(feed, error).await),
         };
         match gone {
             Ok(hole) => feed.state.lock().answer(id, |at| Ok(Slice::new(&hole, at, head.max(at)))),
-            Err(Some(gone)) => feed.state.lock().answer(id, |_| Err(gone)),
-            Err(None) => feed.state.lock().ask_again(id),
+            Err(Ok(gone)) => feed.state.lock().answer(id, |_| Err(gone)),
+            Err(Err(_)) => feed.state.lock().ask_again(id),
         }
         true
     } else {

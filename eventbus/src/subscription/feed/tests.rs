@@ -221,15 +221,16 @@ async fn what_is_gone_is_said_at_the_head_and_behind_it_and_a_seek_goes_on() {
     let first = setup.bus.locate(&[(partition(), From::First)]).await.unwrap()[0].first;
     assert!(first > Position(1000));
     let mut alone = setup.cursor(0);
-    assert_eq!(alone.slice().await.unwrap_err(), Gone::Trimmed { first });
+    let gone = Gone::Trimmed { first: Point { at: first, before: None } };
+    assert_eq!(alone.slice().await.unwrap_err(), gone);
     let mut head = setup.cursor(3000);
     assert!(poll_fn(|cx| Poll::Ready(head.cursor.poll_next(cx))).await.is_pending());
-    assert_eq!(alone.slice().await.unwrap_err(), Gone::Trimmed { first });
+    assert_eq!(alone.slice().await.unwrap_err(), gone);
     alone.cursor.seek(first);
     alone.next = first.0 as usize;
     alone.upto(3000).await;
     let mut beyond = setup.cursor(4000);
-    assert_eq!(beyond.slice().await.unwrap_err(), Gone::Ahead { end: Position(3000) });
+    assert_eq!(beyond.slice().await.unwrap_err(), Gone::Ahead { end: Point { at: Position(3000), before: None } });
     setup.publish(100).await;
     head.upto(3100).await;
 }
@@ -264,4 +265,11 @@ fn a_slice_counts_what_was_lost_between_where_it_begins_and_ends() {
     let batch = Arc::new(Batch { next: Position(20), gaps, ..Batch::default() });
     let lost = |from, limit| Slice::new(&batch, Position(from), Position(limit)).lost();
     assert_eq!([lost(0, 20), lost(6, 11), lost(8, 10), lost(12, 20)], [5, 3, 0, 0]);
+}
+
+#[test]
+fn a_slice_knows_how_much_was_appended_only_before_the_end_of_its_batch() {
+    let batch = Arc::new(Batch { next: Position(20), before: Some(7), ..Batch::default() });
+    let before = |limit, upto| Slice::new(&batch, Position(0), Position(limit)).before(Position(upto));
+    assert_eq!([before(20, 20), before(30, 20), before(20, 19), before(10, 10)], [Some(7), Some(7), None, None]);
 }

@@ -1,11 +1,14 @@
-//! A ledger as bytes, version 1. Integers are LEB128; `zz` is zigzag, so that times may go back.
+//! A ledger as bytes. Integers are LEB128; `zz` is zigzag, so that times may go back.
 //!
 //! ```text
-//! 1: u8 | namespace, owner, subscriber, topic: each length, text | partition | generation | upto | count | seen
+//! version: u8 | namespace, owner, subscriber, topic: each length, text | partition | generation | upto | count | seen
+//!   | in version 2: events ever appended before upto
 //!   | open count | open: each  position less the one before | attempts * 2 + has key | key: u64 little-endian, if any
 //!                              | if attempts: zz first less the first before | zz last less first | zz due less last
 //!                              | else: due
 //! ```
+//!
+//! Version 1 is written where positions tell how many events are between them.
 
 use std::collections::BTreeMap;
 
@@ -14,18 +17,20 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{BadLedger, Ledger, LedgerName, Millis, Open, named};
 use crate::bus::Position;
 
-const VERSION: u8 = 1;
+const PLAIN: u8 = 1;
+const COUNTED: u8 = 2;
 
 pub(super) fn encode(name: &LedgerName, ledger: &Ledger) -> Bytes {
     let mut out = BytesMut::with_capacity(160 + 16 * ledger.open.len());
-    out.put_u8(VERSION);
+    out.put_u8(if ledger.before.is_some() { COUNTED } else { PLAIN });
     let owner = &name.subscription.owner;
     for text in [&*owner.namespace, &*owner.name, &*name.subscription.subscriber, name.partition.topic.as_str()] {
         put(&mut out, text.len() as u128);
         out.put_slice(text.as_bytes());
     }
     put(&mut out, name.partition.index.into());
-    for number in [ledger.generation.into(), ledger.upto.0, ledger.count.into(), ledger.seen.0.into()] {
+    let numbers = [ledger.generation.into(), ledger.upto.0, ledger.count.into(), ledger.seen.0.into()];
+    for number in numbers.into_iter().chain(ledger.before.map(u128::from)) {
         put(&mut out, number);
     }
     put(&mut out, ledger.open.len() as u128);
@@ -51,13 +56,13 @@ pub(super) fn encode(name: &LedgerName, ledger: &Ledger) -> Bytes {
 
 pub(super) fn decode(bytes: &[u8]) -> Result<(LedgerName, Ledger), BadLedger> {
     match bytes.split_first() {
-        Some((&VERSION, rest)) => read(rest).ok_or(BadLedger::Damaged),
-        Some((&version, _)) if version > VERSION => Err(BadLedger::Version(version)),
+        Some((&version @ (PLAIN | COUNTED), rest)) => read(version, rest).ok_or(BadLedger::Damaged),
+        Some((&version, _)) if version > COUNTED => Err(BadLedger::Version(version)),
         _ => Err(BadLedger::Damaged),
     }
 }
 
-fn read(mut rest: &[u8]) -> Option<(LedgerName, Ledger)> {
+fn read(version: u8, mut rest: &[u8]) -> Option<(LedgerName, Ledger)> {
     let rest = &mut rest;
     let parts = [take_text(rest)?, take_text(rest)?, take_text(rest)?, take_text(rest)?];
     let name = named(parts, u16::try_from(take(rest)?).ok()?);
@@ -66,6 +71,7 @@ fn read(mut rest: &[u8]) -> Option<(LedgerName, Ledger)> {
         upto: Position(take(rest)?),
         count: take_u64(rest)?,
         seen: Millis(take_u64(rest)?),
+        before: if version == COUNTED { Some(take_u64(rest)?) } else { None },
         open: BTreeMap::new(),
     };
     let (mut at, mut first_before) = (0u128, Millis(0));

@@ -69,7 +69,7 @@ proptest! {
                     let first = (ledger.needs().0 as u64) + by;
                     let gone = model.iter().filter(|(at, (open, _))| *open && **at < first).count() as u64;
                     let lost = ledger.trimmed(Position(first.into()));
-                    prop_assert_eq!(lost, Lost { open: gone, unread: u128::from(first.saturating_sub(next)) });
+                    prop_assert_eq!(lost, Lost { open: gone, unread: Some(first.saturating_sub(next)) });
                     model.retain(|at, _| *at >= first);
                     next = next.max(first);
                 }
@@ -93,16 +93,17 @@ proptest! {
 
     #[test]
     fn any_ledger_survives_its_bytes(
-        numbers in any::<(u64, u128, u64, u64)>(),
+        numbers in any::<(u64, u128, u64, u64, Option<u64>)>(),
         open in prop::collection::btree_map(any::<u128>(), any::<(u32, u64, u64, u64, u64)>(), 0..20),
     ) {
-        let (generation, upto, count, seen) = numbers;
+        let (generation, upto, count, seen, before) = numbers;
         let open = open.into_iter().map(|(at, (attempts, due, first, last, key))| {
             let tried = attempts != 0;
             let [first, last] = [first, last].map(|time| Millis(if tried { time } else { 0 }));
             (Position(at), Open { attempts, due: Millis(due), first, last, key })
         });
-        let ledger = Ledger { generation, upto: Position(upto), count, seen: Millis(seen), open: open.collect() };
+        let ledger =
+            Ledger { generation, upto: Position(upto), count, seen: Millis(seen), before, open: open.collect() };
         prop_assert_eq!(Ledger::decode(&ledger.encode(&name())), Ok((name(), ledger)));
     }
 
@@ -121,15 +122,94 @@ fn pick(ledger: &Ledger, which: usize) -> Option<u64> {
 
 #[test]
 fn a_cut_or_newer_ledger_is_refused() {
-    let mut ledger = Ledger::starting_at(Position(7));
-    ledger.matched(Position(9), Open { key: 5, ..Open::default() });
-    let bytes = ledger.encode(&name());
-    for cut in 0..bytes.len() {
-        assert_eq!(Ledger::decode(&bytes[..cut]), Err(BadLedger::Damaged), "cut at {cut}");
+    for before in [None, Some(300)] {
+        let mut ledger = Ledger::starting_at(Point { at: Position(7), before });
+        ledger.matched(Position(9), Open { key: 5, ..Open::default() });
+        let bytes = ledger.encode(&name());
+        for cut in 0..bytes.len() {
+            assert_eq!(Ledger::decode(&bytes[..cut]), Err(BadLedger::Damaged), "cut at {cut}");
+        }
+        let mut newer = bytes.to_vec();
+        newer[0] = 3;
+        assert_eq!(Ledger::decode(&newer), Err(BadLedger::Version(3)));
     }
-    let mut newer = bytes.to_vec();
-    newer[0] = 2;
-    assert_eq!(Ledger::decode(&newer), Err(BadLedger::Version(2)));
+}
+
+/// What stands there was written by every version that was ever released: positions outlive it.
+#[test]
+fn every_version_of_a_ledger_is_read_and_written_where_it_says_all() {
+    const NAMES: &[u8] = b"\x04shop\x06orders\x07billing\x0eshop.web.order";
+    // Partition 3, generation 2, upto 300, count 5, seen 1000; then one open event: 200 with an attempt at 900, due at 1100.
+    const NUMBERS: &[u8] = b"\x03\x02\xac\x02\x05\xe8\x07";
+    const OPEN: &[u8] = b"\x01\xc8\x01\x02\x88\x0e\x00\x90\x03";
+    let mut ledger = Ledger { generation: 2, upto: Position(300), count: 5, seen: Millis(1000), ..Ledger::default() };
+    let [first, due] = [900, 1100].map(Millis);
+    ledger.matched(Position(200), Open { attempts: 1, due, first, last: first, key: 0 });
+    let version_1 = [&[1][..], NAMES, NUMBERS, OPEN].concat();
+    assert_eq!(Ledger::decode(&version_1), Ok((name(), ledger.clone())));
+    assert_eq!(ledger.encode(&name()), version_1);
+    ledger.counted(130);
+    let version_2 = [&[2][..], NAMES, NUMBERS, &[0x82, 0x01], OPEN].concat();
+    assert_eq!(Ledger::decode(&version_2), Ok((name(), ledger.clone())));
+    assert_eq!(ledger.encode(&name()), version_2);
+}
+
+/// Where the event of a number is, in a log whose positions begin with a time.
+fn timed(number: u64) -> Position {
+    Position((u128::from(number) + 1) << 70)
+}
+
+/// The beginning of such a log, of which the events from a number on are kept.
+fn begin(number: u64) -> Point {
+    Point { at: timed(number), before: Some(number) }
+}
+
+#[test]
+fn a_loss_is_the_difference_of_what_was_appended_where_positions_do_not_tell() {
+    let mut ledger = Ledger::starting_at(begin(10));
+    ledger.advance(timed(15), 5, Millis(1));
+    ledger.matched(timed(12), Open::default());
+    assert_eq!(ledger.lost(begin(12)), Lost { open: 0, unread: Some(0) });
+    assert_eq!(ledger.lost(begin(15)), Lost { open: 1, unread: Some(0) });
+    assert_eq!(ledger.trimmed(begin(40)), Lost { open: 1, unread: Some(25) });
+    assert_eq!(ledger.trimmed(begin(40)), Lost { open: 0, unread: Some(0) });
+    // Six entries, of which two are no events.
+    ledger.advance(timed(46), 4, Millis(2));
+    ledger.counted(46);
+    assert_eq!(ledger.trimmed(begin(50)), Lost { open: 0, unread: Some(4) });
+    // The log was made anew: all that it has lost is new.
+    assert_eq!(Ledger::starting_at(begin(900)).trimmed(Point { at: timed(1000), before: Some(30) }).unread, Some(30));
+}
+
+#[test]
+fn where_nobody_counts_positions_have_to_do() {
+    let mut dense = Ledger::starting_at(Position(10));
+    assert_eq!(dense.trimmed(Position(40)).unread, Some(30));
+    let mut timed_one = Ledger::starting_at(timed(10));
+    assert_eq!(timed_one.clone().trimmed(timed(40)).unread, None);
+    assert_eq!(timed_one.trimmed(begin(40)).unread, None);
+    // From there on it is known.
+    assert_eq!(timed_one.trimmed(begin(50)).unread, Some(10));
+    assert_eq!(Ledger::starting_at(begin(10)).trimmed(timed(40)).unread, None);
+    timed_one.seek(timed(20));
+    assert_eq!(timed_one.trimmed(begin(60)).unread, None, "a place that was never counted");
+}
+
+#[test]
+fn a_mark_of_the_frontier_corrects_what_is_known_and_no_other_mark_does() {
+    let mark = |at, ahead, exact| Mark { at, first: timed(40), end: timed(100), ahead, exact, appended: Some(100) };
+    let ledger = Ledger::starting_at(timed(95));
+    assert_eq!(ledger.corrected(&mark(timed(95), 5, true)), Some(95));
+    assert_eq!(ledger.corrected(&mark(timed(95), 7, false)), None, "an estimate");
+    assert_eq!(ledger.corrected(&mark(timed(96), 4, true)), None, "of another place");
+    assert_eq!(Ledger::starting_at(begin(95)).corrected(&mark(timed(95), 5, true)), None, "known already");
+    assert_eq!(Ledger::starting_at(timed(10)).corrected(&mark(timed(10), 60, true)), None, "below the log");
+    let anew = mark(timed(10), 100, true);
+    let stale = Ledger::starting_at(begin(10));
+    assert_eq!(stale.corrected(&anew), Some(0), "of a log that was made anew nothing was deleted");
+    assert_eq!(Ledger::starting_at(begin(60)).lag(&mark(timed(60), 7, false)), (40, true));
+    assert_eq!(Ledger::starting_at(timed(60)).lag(&mark(timed(60), 7, false)), (7, false));
+    assert_eq!(Ledger::starting_at(begin(99)).lag(&mark(timed(99), 1, true)), (1, true));
 }
 
 #[test]
@@ -147,8 +227,13 @@ fn a_log_that_lost_its_end_takes_the_frontier_back() {
     let mut ledger = Ledger::starting_at(Position(10));
     ledger.matched(Position(10), Open::default());
     ledger.matched(Position(20), Open::default());
-    assert_eq!(ledger.ahead(Position(15)), Lost { open: 1, unread: 0 });
+    assert_eq!(ledger.ahead(Position(15)), Lost { open: 1, unread: Some(0) });
     assert_eq!((ledger.upto(), ledger.needs()), (Position(15), Position(10)));
+    // What it goes on with is counted from there.
+    let mut ledger = Ledger::starting_at(begin(90));
+    ledger.ahead(begin(50));
+    ledger.advance(timed(60), 10, Millis(1));
+    assert_eq!(ledger.trimmed(begin(75)).unread, Some(15));
 }
 
 #[test]
@@ -166,7 +251,7 @@ fn largest(open: usize) -> (LedgerName, Ledger) {
     let end = 253_402_300_799_999u64;
     let last = (u128::from(end) << 64) | u128::from(u64::MAX);
     let mut ledger = Ledger::starting_at(Position(last));
-    (ledger.generation, ledger.count) = (u64::MAX, u64::MAX);
+    (ledger.generation, ledger.count, ledger.before) = (u64::MAX, u64::MAX, Some(u64::MAX));
     for n in 0..open {
         // To and fro, so that each time is as far from the one before as it can be.
         let (first, last_time) = if n % 2 == 0 { (end, 0) } else { (0, end) };

@@ -11,6 +11,7 @@ impl Inner {
     /// Beats until the name is taken away.
     pub(super) async fn beat(&self, identity: &mut Identity<'_>) -> Taken {
         let Timing { beat, look, .. } = identity.timing;
+        let mut losses = self.bus.losses();
         loop {
             match identity.beat().await {
                 Ok(Some(sent)) => {
@@ -18,7 +19,11 @@ impl Inner {
                     if self.board.beaten(sent, identity.timing, tenure) {
                         tracing::info!("the bus takes beats again: this process goes on with its share");
                     }
-                    sleep_until(sent + beat).await;
+                    tokio::select! {
+                        () = sleep_until(sent + beat) => {}
+                        // The others see no beat of this process.
+                        Ok(()) = losses.changed() => {}
+                    }
                 }
                 Ok(None) => sleep(look / 4).await,
                 Err(taken) => return taken,

@@ -44,7 +44,11 @@ impl std::fmt::Display for Beat {
 
 /// What was seen of every process's beat.
 #[derive(Clone, Debug, Default)]
-pub struct Beats(BTreeMap<Name, Seen>);
+pub struct Beats {
+    seen: BTreeMap<Name, Seen>,
+    /// When all beats were lost, if they were.
+    lost: Option<Instant>,
+}
 
 #[derive(Clone, Debug)]
 struct Seen {
@@ -57,30 +61,36 @@ struct Seen {
 impl Beats {
     /// Takes in all beats there are, as an answer gave them that came at `now`. `members` are those who should beat.
     pub fn observe(&mut self, now: Instant, found: &BTreeMap<Name, Bytes>, members: &BTreeSet<Name>) {
-        self.0.retain(|name, _| found.contains_key(name) || members.contains(name));
+        self.seen.retain(|name, _| found.contains_key(name) || members.contains(name));
         for name in found.keys().chain(members) {
             let value = found.get(name);
-            match self.0.get(name) {
+            match self.seen.get(name) {
                 Some(seen) if seen.value.as_ref() == value => {}
                 _ => {
-                    self.0.insert(Arc::clone(name), Seen { value: value.cloned(), since: now });
+                    self.seen.insert(Arc::clone(name), Seen { value: value.cloned(), since: now });
                 }
             }
         }
     }
 
+    /// The bus had lost all beats at `now`: one that is missing says nothing before its process has had the time to beat again.
+    pub fn lose(&mut self, now: Instant) {
+        self.lost = Some(now);
+    }
+
     /// False for a process whose beat has not changed for `dead`. `now` must lie before the last answer was asked for: what has
     /// changed since then is not known.
     pub fn alive(&self, name: &str, dead: Duration, now: Instant) -> bool {
-        let Some(Seen { value, since }) = self.0.get(name) else { return true };
-        let limit = if value.is_some() { dead } else { MISSING.min(dead) };
+        let Some(Seen { value, since }) = self.seen.get(name) else { return true };
+        let says_nothing = self.lost.is_some_and(|lost| now.saturating_duration_since(lost) < dead);
+        let limit = if value.is_some() || says_nothing { dead } else { MISSING.min(dead) };
         now.saturating_duration_since(*since) < limit
     }
 
     /// Who has not beaten for so long that nobody waits for it any more.
     pub fn forgotten(&self, after: Duration, now: Instant) -> impl Iterator<Item = &Name> {
         let old = move |seen: &Seen| seen.value.is_some() && now.saturating_duration_since(seen.since) >= after;
-        self.0.iter().filter(move |(_, seen)| old(seen)).map(|(name, _)| name)
+        self.seen.iter().filter(move |(_, seen)| old(seen)).map(|(name, _)| name)
     }
 }
 
@@ -118,5 +128,20 @@ mod tests {
         assert!(!seen.alive("a", DEAD, start + MISSING));
         seen.observe(start + MISSING, &beats(&[("a", "1")]), &members);
         assert!(seen.alive("a", DEAD, start + MISSING));
+    }
+
+    #[test]
+    fn a_beat_that_was_lost_with_all_others_is_waited_for() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let (mut seen, members) = (Beats::default(), BTreeSet::from(["a".into(), "b".into()]));
+        seen.observe(at(0), &beats(&[("a", "1"), ("b", "1")]), &members);
+        seen.lose(at(5));
+        seen.observe(at(5), &BTreeMap::new(), &members);
+        seen.observe(at(8), &beats(&[("b", "2")]), &members);
+        assert!(seen.alive("a", DEAD, at(14)) && seen.alive("b", DEAD, at(14)));
+        assert!(!seen.alive("a", DEAD, at(15)), "it never came again");
+        seen.observe(at(16), &BTreeMap::new(), &members);
+        assert!(!seen.alive("b", DEAD, at(18)), "it was taken away");
     }
 }

@@ -42,8 +42,37 @@ struct State {
     documents: BTreeMap<Group, Agreed>,
     declared: BTreeMap<TopicName, KnownTopic>,
     beats: Beats,
+    /// How often the bus had lost its state when it was last looked at.
+    losses: u64,
+    lost: Lost,
     /// When the state was asked for that is known.
     asked: Option<Instant>,
+}
+
+/// What the bus has lost and nobody has stored again yet. It holds as if it were there.
+#[derive(Debug, Default)]
+struct Lost {
+    /// Those that name this process.
+    documents: BTreeMap<Group, Arc<Document>>,
+    controls: BTreeMap<String, Control>,
+}
+
+impl State {
+    /// What was agreed on last.
+    fn document(&self, group: &Group) -> Option<&Arc<Document>> {
+        let stored = self.documents.get(group).map(|agreed| &agreed.document);
+        stored.or_else(|| self.lost.documents.get(group))
+    }
+
+    /// Keeps what was known before and is not there any more.
+    fn lose(&mut self, me: &Name, found: &Found) {
+        let gone = |group: &Group| !found.documents.contains_key(group);
+        let mine = |document: &Document| document.members.contains_key(me);
+        let documents = self.documents.iter().filter(|(group, agreed)| gone(group) && mine(&agreed.document));
+        self.lost.documents.extend(documents.map(|(group, agreed)| (group.clone(), Arc::clone(&agreed.document))));
+        self.lost.controls.extend(self.controls.iter().flatten().map(|(key, control)| (key.clone(), *control)));
+        self.beats.lose(Instant::now());
+    }
 }
 
 #[derive(Debug)]
@@ -197,8 +226,8 @@ impl Board {
         let state = self.state.lock();
         let asked = state.asked?;
         let works = |group: &Group| {
-            state.documents.get(group).is_some_and(|agreed| {
-                agreed.document.members.iter().any(|(name, member)| {
+            state.document(group).is_some_and(|document| {
+                document.members.iter().any(|(name, member)| {
                     member.work.has(&id.subscriber) && state.beats.alive(name, timing.dead, asked)
                 })
             })
@@ -266,20 +295,29 @@ impl Board {
         self.publish(&state);
     }
 
-    /// The documents that are known, to be kept where they have not changed.
-    pub(super) fn known(&self, group: &Group, revision: u64) -> Option<Arc<Document>> {
+    /// The documents that are known, to be kept where they have not changed, after so many losses: revisions may come again after
+    /// another one.
+    pub(super) fn known(&self, group: &Group, revision: u64, losses: u64) -> Option<Arc<Document>> {
         let state = self.state.lock();
         let agreed = state.documents.get(group).filter(|agreed| agreed.revision == revision)?;
-        Some(Arc::clone(&agreed.document))
+        (state.losses == losses).then(|| Arc::clone(&agreed.document))
     }
 
-    /// Takes in what a look found that was asked for at `asked`, and decides what is to be changed. Nothing is, while this process
-    /// may not act.
-    pub(super) fn decide(&self, found: Found, asked: Instant, leaving: bool) -> Vec<Change> {
+    /// Takes in what a look found that was asked for at `asked`, of a bus that had lost its state so often, and decides what is to be
+    /// changed. Nothing is, while this process may not act.
+    pub(super) fn decide(&self, mut found: Found, asked: Instant, losses: u64, leaving: bool) -> Vec<Change> {
         let Some((name, timing)) = &self.me else { return Vec::new() };
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        let members = found.documents.values().flat_map(|agreed| agreed.document.members.keys().cloned()).collect();
+        if std::mem::replace(&mut state.losses, losses) != losses {
+            state.lose(name, &found);
+        }
+        // Whoever was faster has stored it again.
+        state.lost.documents.retain(|group, _| !found.documents.contains_key(group));
+        state.lost.controls.retain(|key, _| !found.controls.contains_key(key));
+        found.controls.extend(state.lost.controls.iter().map(|(key, control)| (key.clone(), *control)));
+        let agreed_on = found.documents.values().map(|agreed| &agreed.document).chain(state.lost.documents.values());
+        let members = agreed_on.flat_map(|document| document.members.keys().cloned()).collect();
         let values = found.beats.into_iter().map(|(name, (value, _))| (name, value)).collect();
         state.beats.observe(Instant::now(), &values, &members);
         (state.documents, state.declared, state.asked) = (found.documents, found.topics, Some(asked));
@@ -300,12 +338,12 @@ impl Board {
                     .flat_map(|hold| hold.units.iter().cloned())
                     .collect();
                 let me = Me { name, tenure: tenure.name(), work: works.get(&group), held: &held };
-                let agreed = state.documents.get(&group);
+                let from = state.documents.get(&group).map(|agreed| agreed.revision);
                 let empty = Document::default();
-                let old = agreed.map_or(&empty, |agreed| &*agreed.document);
+                let old = state.document(&group).map_or(&empty, |document| &**document);
                 let new = step(old, &group.0, &state.beats, timing.dead, &me, asked);
-                if new != *old {
-                    changes.push(Change { from: agreed.map(|agreed| agreed.revision), group, document: new });
+                if new != *old || state.lost.documents.contains_key(&group) {
+                    changes.push(Change { from, group, document: new });
                 }
             }
         }
@@ -316,9 +354,10 @@ impl Board {
     /// The groups that this process has to do with.
     fn involved(&self, state: &State, name: &Name) -> BTreeSet<Group> {
         let member_of = state.documents.iter().filter(|(_, agreed)| agreed.document.members.contains_key(name));
+        let member_of = member_of.map(|(group, _)| group).chain(state.lost.documents.keys());
         let shares = state.shares.values().map(|share| &share.group);
         let holds = state.holds.values().filter_map(|hold| hold.group.as_ref());
-        shares.chain(holds).chain(member_of.map(|(group, _)| group)).cloned().collect()
+        shares.chain(holds).chain(member_of).cloned().collect()
     }
 
     /// What this process is there for.
@@ -342,6 +381,7 @@ impl Board {
     pub(super) fn stored(&self, changes: Vec<(Change, u64)>) {
         let mut state = self.state.lock();
         for (Change { group, document, .. }, revision) in changes {
+            state.lost.documents.remove(&group);
             if document.members.is_empty() {
                 state.documents.remove(&group);
             } else {
@@ -349,6 +389,16 @@ impl Board {
             }
         }
         self.publish(&state);
+    }
+
+    /// What was asked of subscriptions and is to be stored again.
+    pub(super) fn lost_controls(&self) -> BTreeMap<String, Control> {
+        self.state.lock().lost.controls.clone()
+    }
+
+    /// It is.
+    pub(super) fn controls_are_stored(&self, stored: &BTreeMap<String, Control>) {
+        self.state.lock().lost.controls.retain(|key, _| !stored.contains_key(key));
     }
 
     /// Groups of which every member is dead for so long that nobody waits for them, and likewise beats.
@@ -383,11 +433,11 @@ impl Board {
         let mut grants: BTreeMap<&Group, BTreeSet<Unit>> = BTreeMap::new();
         for (id, share) in &state.shares {
             let paused = state.controls.as_ref().is_some_and(|controls| control_of(controls, id).paused);
-            let new = match (&self.me, tenure, state.documents.get(&share.group)) {
+            let new = match (&self.me, tenure, state.document(&share.group)) {
                 (None, _, _) => {
                     Allotment { known: state.controls.is_some(), paused, mine: Part::All, others: BTreeMap::new() }
                 }
-                (Some((name, _)), Some(tenure), Some(Agreed { document, .. })) => {
+                (Some((name, _)), Some(tenure), Some(document)) => {
                     let granted = grants
                         .entry(&share.group)
                         .or_insert_with(|| granted(document, &share.group.0, name, tenure.name()));

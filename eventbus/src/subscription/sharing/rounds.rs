@@ -144,11 +144,17 @@ impl Inner {
     /// One look, one decision; true if another look is due at once.
     async fn round(&self, leaving: bool) -> Result<bool, BusError> {
         let asked = Instant::now();
+        let losses_are = self.bus.losses();
+        let losses = *losses_are.borrow();
         let (shared, asked_of) = try_join(self.bus.load(PREFIX), self.bus.load(control::PREFIX)).await?;
-        let found = self.read(shared, &asked_of)?;
+        if *losses_are.borrow() != losses {
+            // What was found may be of before the loss, or of after it.
+            return Ok(true);
+        }
+        let found = self.read(shared, &asked_of, losses)?;
         let beats: BTreeMap<_, _> = found.beats.iter().map(|(name, (_, revision))| (name.clone(), *revision)).collect();
         let topics = if leaving { Vec::new() } else { self.undeclared(&found.topics) };
-        let mut changes = self.board.decide(found, asked, leaving);
+        let mut changes = self.board.decide(found, asked, losses, leaving);
         let limit = self.bus.max_value_bytes();
         let mut refused = None;
         changes.retain(|change| match change.document.encode().len() {
@@ -170,6 +176,11 @@ impl Inner {
             let expect = Expect::Revision(*beats.get(&name)?);
             Some(Put { key: Identity::key(&name), value: None, expect })
         }));
+        let lost = self.board.lost_controls();
+        puts.extend(lost.iter().filter_map(|(key, control)| {
+            let value = serde_json::to_vec(control).ok()?;
+            Some(Put { key: key.clone(), value: Some(value.into()), expect: Expect::Absent })
+        }));
         if puts.is_empty() {
             return refused.map_or(Ok(false), Err);
         }
@@ -178,10 +189,11 @@ impl Inner {
         let made: Vec<_> = changes.into_iter().zip(stored).filter_map(|(change, to)| Some((change, to?))).collect();
         let again = made.len() < count;
         self.board.stored(made);
+        self.board.controls_are_stored(&lost);
         refused.map_or(Ok(again), Err)
     }
 
-    fn read(&self, shared: Vec<Entry>, asked_of: &[Entry]) -> Result<Found, BusError> {
+    fn read(&self, shared: Vec<Entry>, asked_of: &[Entry], losses: u64) -> Result<Found, BusError> {
         let mut found = Found { controls: controls(asked_of)?, ..Found::default() };
         for Entry { key, value, revision } in shared {
             let broken = |error: &dyn std::fmt::Display| BusError::Broken(format!("{key}: {error}").into());
@@ -190,7 +202,7 @@ impl Inner {
                 found.beats.insert(name.into(), (value, revision));
             } else if let Some(group) = rest.strip_prefix("groups/") {
                 let group = Group(group.into());
-                let document = match self.board.known(&group, revision) {
+                let document = match self.board.known(&group, revision, losses) {
                     Some(document) => document,
                     None => Arc::new(Document::decode(&value).map_err(|error| broken(&error))?),
                 };

@@ -214,6 +214,18 @@ impl Broker {
         .unwrap()
     }
 
+    /// Waits until a group has committed all that a topic holds.
+    ///
+    /// # Panics
+    /// When it has not within `within`.
+    pub async fn all_committed(&self, group: &str, topic: &str, partitions: i32, within: Duration) {
+        let ends = self.ends(topic, partitions).await;
+        eventually("everything is committed", within, async || {
+            (self.committed(group, topic, partitions).await == ends).then_some(())
+        })
+        .await;
+    }
+
     /// The offset of the first record that is left, by partition.
     pub async fn begins(&self, topic: &str, partitions: i32) -> BTreeMap<i32, i64> {
         self.watermarks(topic, partitions).await.into_iter().map(|(partition, (begin, _))| (partition, begin)).collect()

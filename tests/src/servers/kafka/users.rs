@@ -2,16 +2,22 @@
 
 use super::{Broker, PASSWORD, STARTS_WITHIN, USER};
 
+const KINDS: [&str; 2] = ["SCRAM-SHA-256", "SCRAM-SHA-512"];
+
 impl Broker {
     /// Forgets the user, as far as SCRAM goes. Who is logged in stays so until it has to log in again.
     pub async fn remove_user(&self) {
-        self.change_user(["--delete-config", "SCRAM-SHA-256,SCRAM-SHA-512"]).await;
+        // The tool takes one kind at a time.
+        for kind in KINDS {
+            self.change_user(["--delete-config", kind]).await;
+        }
     }
 
     /// Knows the user again, by the password that it had.
     pub async fn restore_user(&self) {
-        let credentials = ["SCRAM-SHA-256", "SCRAM-SHA-512"].map(|kind| format!("{kind}=[password={PASSWORD}]"));
-        self.change_user(["--add-config", &credentials.join(",")]).await;
+        for kind in KINDS {
+            self.change_user(["--add-config", &format!("{kind}=[password={PASSWORD}]")]).await;
+        }
     }
 
     async fn change_user(&self, change: [&str; 2]) {
