@@ -18,7 +18,7 @@ pub const CONDITION_BYTES: usize = 4 * 1024;
 pub const CONDITION_DEPTH: usize = 64;
 /// The work of one evaluation of a condition: what its macros walk and what it reads as a whole, item by item.
 pub const CONDITION_STEPS: u64 = 2_000_000;
-/// What conditions keep of the events that they read, for other conditions that read the same ones, over all of a process, in bytes.
+/// What conditions keep of the events that they read, for other conditions that read the same ones, over all of a bus, in bytes.
 pub const READING_BYTES: usize = 8 * 1024 * 1024;
 /// A value of a bus's state, in bytes: every bus takes as much whose servers were not given smaller limits than they come with. It is
 /// what NATS takes as a message, less its headers.

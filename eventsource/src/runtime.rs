@@ -22,7 +22,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::outlet::budget::Budget;
@@ -74,6 +74,8 @@ pub struct EventSource {
     sink: Option<SinkLane>,
     /// What delivers to the sink where there is no bus: one for all sources, so that they share its `maxInFlight`.
     delivery: Option<Arc<Delivery>>,
+    /// What was told to end, and has not been seen to.
+    ending: Ending,
     tasks: TaskTracker,
 }
 
@@ -81,7 +83,8 @@ pub struct EventSource {
 struct Event {
     plan: EventPlan,
     status: watch::Receiver<Status>,
-    stop: CancellationToken,
+    /// None once it was told to end.
+    stop: Option<DropGuard>,
     task: JoinHandle<()>,
 }
 
@@ -89,31 +92,32 @@ struct Event {
 struct SinkLane {
     plan: SubscriptionPlan,
     progress: Progress,
-    stop: CancellationToken,
+    /// None once it was told to end.
+    stop: Option<DropGuard>,
     abort: CancellationToken,
     task: JoinHandle<()>,
 }
 
+/// See [`EventSource`]. Whoever waits here may be cancelled, and another one goes on.
+#[derive(Debug, Default)]
+struct Ending {
+    events: Vec<Event>,
+    sinks: Vec<SinkLane>,
+}
+
 impl EventSource {
-    /// Starts an EventSource: its topics and the position of its own sink exist before its sources read anything.
-    /// `subscriptions` are those of the plan's bus.
-    ///
-    /// # Errors
-    /// [`StartError`]; nothing runs then.
-    pub async fn start(
-        plan: EventSourcePlan,
-        subscriptions: Option<Subscriptions>,
-        shared: Shared,
-    ) -> Result<Self, StartError> {
-        let empty = EventSourcePlan { events: Vec::new(), sink: None, ..plan.clone() };
-        let (events, tasks) = (Vec::new(), TaskTracker::new());
-        let mut source = Self { plan: empty, shared, subscriptions, events, sink: None, delivery: None, tasks };
-        match source.change(plan).await {
-            Ok(()) => Ok(source),
-            Err(error) => {
-                source.stop(Instant::now() + evoke_api::limits::DRAIN).await;
-                Err(error)
-            }
+    /// An EventSource of which nothing runs yet: [`EventSource::change`] to the same plan starts it. `subscriptions` are those of the
+    /// plan's bus.
+    pub fn new(plan: &EventSourcePlan, subscriptions: Option<Subscriptions>, shared: Shared) -> Self {
+        Self {
+            plan: EventSourcePlan { events: Vec::new(), sink: None, ..plan.clone() },
+            shared,
+            subscriptions,
+            events: Vec::new(),
+            sink: None,
+            delivery: None,
+            ending: Ending::default(),
+            tasks: TaskTracker::new(),
         }
     }
 
@@ -132,7 +136,8 @@ impl EventSource {
         self.sink.as_ref().map(|lane| &lane.progress)
     }
 
-    /// Takes another plan of the same EventSource over: what is the same in both goes on undisturbed.
+    /// Takes another plan of the same EventSource over: what is the same in both goes on undisturbed. The topics and the position of
+    /// its own sink exist before its sources read anything. Where it is cancelled, another call may go on with it.
     ///
     /// # Errors
     /// [`StartError`]; what has been started or ended by then stays so, and another call may mend it.
@@ -147,7 +152,8 @@ impl EventSource {
             .partition(|event| same_ends && plan.events.contains(&event.plan));
         self.events = kept;
         let ended: Vec<_> = gone.iter().map(|event| event.plan.clone()).collect();
-        self.end(gone, deadline).await;
+        self.ending.events.extend(gone);
+        self.ending.events(&self.shared, deadline).await;
         let named = |of: &EventPlan| (of.origin.event.clone(), of.source.kind());
         for event in ended.iter().filter(|event| !plan.events.iter().any(|other| named(other) == named(event))) {
             self.shared.sources.forget(&event.origin, event.source.kind());
@@ -174,39 +180,18 @@ impl EventSource {
 
     /// Ends its sources once they have settled what they read, then its own sink, all by `deadline`.
     pub async fn stop(mut self, deadline: Instant) {
-        let events = std::mem::take(&mut self.events);
-        self.end(events, deadline).await;
-        if let Some(lane) = self.sink.take() {
-            lane.end(deadline).await;
-        }
-        // A change that was cut off may have been ending some that nobody else knows of any more.
-        self.tasks.close();
-        if timeout_at(deadline, self.tasks.wait()).await.is_err() {
-            tracing::warn!(event_source = %self.plan.name, "not all that was ending has ended in time");
-        }
-    }
-
-    async fn end(&self, events: Vec<Event>, deadline: Instant) {
-        for event in &events {
-            event.stop.cancel();
-        }
-        for Event { plan, mut task, .. } in events {
-            if timeout_at(deadline, &mut task).await.is_err() {
-                let (event_source, event) = (&plan.origin.event_source, &*plan.origin.event);
-                tracing::warn!(%event_source, event, "the source did not settle in time; what it read is read again");
-                task.abort();
-            }
-            self.shared.sources.of(&plan.origin, plan.source.kind()).up.set(0);
-        }
+        self.ending.events.append(&mut self.events);
+        self.ending.events(&self.shared, deadline).await;
+        self.ending.sinks.extend(self.sink.take());
+        self.ending.sinks(deadline).await;
     }
 
     async fn change_sink(&mut self, plan: Option<&SubscriptionPlan>, deadline: Instant) -> Result<(), StartError> {
         if self.sink.as_ref().map(|lane| &lane.plan) == plan {
             return Ok(());
         }
-        if let Some(lane) = self.sink.take() {
-            lane.end(deadline).await;
-        }
+        self.ending.sinks.extend(self.sink.take());
+        self.ending.sinks(deadline).await;
         let (Some(plan), Some(subscriptions)) = (plan, &self.subscriptions) else { return Ok(()) };
         subscription::declare(subscriptions, plan, From::Next).await?;
         let outputs = self.shared.sinks.outputs(plan)?;
@@ -222,7 +207,7 @@ impl EventSource {
                 tracing::error!(subscriber = %id, %error, "the subscription ended");
             }
         });
-        self.sink = Some(SinkLane { plan: plan.clone(), progress, stop, abort, task });
+        self.sink = Some(SinkLane { plan: plan.clone(), progress, stop: Some(stop.drop_guard()), abort, task });
         Ok(())
     }
 
@@ -236,7 +221,7 @@ impl EventSource {
         let keep = Keep { plan: plan.clone(), shared: self.shared.clone(), marks, turns };
         let context = Context { outlet, status, cancel: stop.clone() };
         let task = self.tasks.spawn(keep.run(context, seen.clone()));
-        Ok(Event { plan: plan.clone(), status: seen, stop, task })
+        Ok(Event { plan: plan.clone(), status: seen, stop: Some(stop.drop_guard()), task })
     }
 
     async fn outlet(&mut self, plan: &EventPlan, of: &EventSourcePlan) -> Result<Arc<dyn Outlet>, StartError> {
@@ -275,15 +260,32 @@ impl EventSource {
     }
 }
 
-impl SinkLane {
-    async fn end(self, deadline: Instant) {
-        self.stop.cancel();
-        let mut task = self.task;
-        if timeout_at(deadline, &mut task).await.is_err() {
-            self.abort.cancel();
-            // An aborted lane still records its position, in a bounded time.
-            drop(task.await);
+impl Ending {
+    /// Ends sources once they have settled what they read.
+    async fn events(&mut self, shared: &Shared, deadline: Instant) {
+        self.events.iter_mut().for_each(|event| drop(event.stop.take()));
+        for Event { plan, task, .. } in &mut self.events {
+            if !task.is_finished() && timeout_at(deadline, &mut *task).await.is_err() {
+                let (event_source, event) = (&plan.origin.event_source, &*plan.origin.event);
+                tracing::warn!(%event_source, event, "the source did not settle in time; what it read is read again");
+                task.abort();
+            }
+            shared.sources.of(&plan.origin, plan.source.kind()).up.set(0);
         }
+        self.events.clear();
+    }
+
+    /// Ends lanes.
+    async fn sinks(&mut self, deadline: Instant) {
+        self.sinks.iter_mut().for_each(|lane| drop(lane.stop.take()));
+        for SinkLane { task, abort, .. } in &mut self.sinks {
+            if !task.is_finished() && timeout_at(deadline, &mut *task).await.is_err() {
+                abort.cancel();
+                // An aborted lane still records its position, in a bounded time.
+                task.await.unwrap_or_default();
+            }
+        }
+        self.sinks.clear();
     }
 }
 

@@ -87,7 +87,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tokio::runtime::Runtime;
 
 /// Most of a test is waiting for servers and processes, so more of them run at once than a small machine has cores.
-const TESTS_AT_ONCE: usize = 3;
+const TESTS_AT_ONCE: usize = 5;
 const LIMIT: Duration = Duration::from_secs(180);
 const LONG: Duration = Duration::from_secs(900);
 

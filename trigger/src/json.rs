@@ -40,6 +40,16 @@ pub(crate) enum Datum {
     Array(u32, u32),
 }
 
+impl Datum {
+    /// What it holds beside itself, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        match self {
+            Self::Unescaped(text) => text.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// Reads `text` once and gives what is at each node of `tree`, in the order of its nodes.
 ///
 /// # Errors

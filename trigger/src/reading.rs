@@ -151,10 +151,14 @@ impl Reading {
     }
 
     fn counted(&self, made: Container) -> Container {
-        if let Some(share) = &self.share {
-            share.grow(usize::try_from(made.weight).unwrap_or(usize::MAX).saturating_mul(VALUE_BYTES));
-        }
+        self.count(usize::try_from(made.weight).unwrap_or(usize::MAX).saturating_mul(VALUE_BYTES));
         made
+    }
+
+    fn count(&self, bytes: usize) {
+        if let Some(share) = &self.share {
+            share.grow(bytes);
+        }
     }
 
     fn part(&self, from: u32, to: u32) -> &str {
@@ -182,7 +186,10 @@ impl Reading {
                 return Data::Text;
             }
             match json::read(text, &self.tree) {
-                Ok(found) => Data::Json(Json { found, containers: OnceLock::new() }),
+                Ok(found) => {
+                    self.count(found.iter().map(Datum::held).sum());
+                    Data::Json(Json { found, containers: OnceLock::new() })
+                }
                 Err(_) if format == Format::Unknown => Data::Bytes,
                 Err(why) => Data::Unreadable(Unreadable::NoJson(why)),
             }

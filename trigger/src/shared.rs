@@ -1,4 +1,4 @@
-//! What the conditions of a process share: for each topic the paths into its data that any of them reads, so that an event is
+//! What the conditions over one bus share in a process: for each topic the paths into its data that any of them reads, so that an event is
 //! parsed once for all.
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +15,7 @@ use crate::condition::{Binding, Condition};
 use crate::json::Tree;
 use crate::reading::Reading;
 
-/// The topics that conditions of this process read. Cloning shares them.
+/// The topics of one bus that conditions of this process read. Cloning shares them.
 #[derive(Clone, Debug, Default)]
 pub struct Readings(Arc<Topics>);
 

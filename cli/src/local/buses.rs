@@ -13,6 +13,7 @@ use evoke_eventbus::plan::{BusKind, BusPlan};
 use evoke_eventbus::subscription::report::reports;
 use evoke_eventbus::subscription::sharing::{Terms, Timing};
 use evoke_eventbus::subscription::{Settings, Subscriptions, metrics};
+use evoke_trigger::shared::Readings;
 use prometheus::Registry;
 
 use super::identity::Identity;
@@ -24,6 +25,8 @@ pub(crate) struct RunningBus {
     pub(crate) plan: BusPlan,
     /// Its subscriptions.
     pub(crate) subscriptions: Subscriptions,
+    /// What the conditions over its events share.
+    pub(crate) readings: Readings,
 }
 
 impl RunningBus {
@@ -49,7 +52,7 @@ impl RunningBus {
                 Subscriptions::start_shared(bus, settings, terms, metrics)
             }
         };
-        Ok(Self { plan, subscriptions })
+        Ok(Self { plan, subscriptions, readings: Readings::default() })
     }
 
     /// Opens a bus to look at it, and to run what is asked for: nothing of it is trimmed here.
@@ -65,7 +68,8 @@ impl RunningBus {
     ) -> Result<Self, String> {
         let (bus, settings) = open(&plan, &label(name), data_dir, bus_metrics).await?;
         let settings = Settings { trims: false, ..settings };
-        Ok(Self { plan, subscriptions: Subscriptions::start(bus, settings, &metrics.of_bus(&label(name))) })
+        let subscriptions = Subscriptions::start(bus, settings, &metrics.of_bus(&label(name)));
+        Ok(Self { plan, subscriptions, readings: Readings::default() })
     }
 
     /// The bus itself.

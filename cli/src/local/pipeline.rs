@@ -27,7 +27,6 @@ use evoke_function::process::{LogOutput, ProcessHost};
 use evoke_function::{guard, runtime as function};
 use evoke_trigger::plan::TriggerPlan;
 use evoke_trigger::runtime::{self as trigger, SubscriberStatus, Surroundings, Trigger};
-use evoke_trigger::shared::Readings;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -58,7 +57,6 @@ pub(crate) struct Site {
     sinks: Sinks,
     host: Arc<ProcessHost>,
     sources: Shared,
-    readings: Readings,
     board: Board,
 }
 
@@ -158,8 +156,7 @@ impl Site {
             instance: Arc::clone(&identity.name),
             deliveries: metrics.deliveries.clone(),
         };
-        let readings = Readings::default();
-        Ok(Self { data_dir, identity, kinds, metrics, endpoints, sinks, host, sources, readings, board })
+        Ok(Self { data_dir, identity, kinds, metrics, endpoints, sinks, host, sources, board })
     }
 
     /// The name of this evoke.
@@ -398,7 +395,7 @@ impl Pipeline {
         let Some(bus) = self.buses.get(&plan.bus) else {
             return Err(NotNow::Refused(format!("its bus {} does not run", label(&plan.bus))));
         };
-        let subscriptions = bus.subscriptions.clone();
+        let (subscriptions, readings) = (bus.subscriptions.clone(), bus.readings.clone());
         match timeout(DECLARE, trigger::declare(plan, &subscriptions)).await {
             Ok(declared) => declared?,
             Err(_) => return Err(NotNow::Away(format!("bus {} does not answer", label(&plan.bus)))),
@@ -409,13 +406,9 @@ impl Pipeline {
                 running.plan = plan.clone();
             }
             None => {
-                let Site { sinks, metrics, readings, .. } = &self.site;
-                let surroundings = Surroundings {
-                    subscriptions,
-                    sinks: sinks.clone(),
-                    metrics: metrics.deliveries.clone(),
-                    readings: readings.clone(),
-                };
+                let Site { sinks, metrics, .. } = &self.site;
+                let surroundings =
+                    Surroundings { subscriptions, sinks: sinks.clone(), metrics: metrics.deliveries.clone(), readings };
                 let trigger = Trigger::start(plan, surroundings)?;
                 self.triggers.insert(plan.name.clone(), RunningTrigger { plan: plan.clone(), trigger });
             }
@@ -424,15 +417,13 @@ impl Pipeline {
     }
 
     async fn run_event_source(&mut self, plan: &EventSourcePlan) -> Result<(), NotNow> {
-        match self.event_sources.get_mut(&plan.name) {
-            Some(running) if running.plan() == plan => {}
-            Some(running) => running.change(plan.clone()).await?,
-            None => {
-                let bus = plan.bus.as_ref().and_then(|bus| self.buses.get(bus));
-                let subscriptions = bus.map(|bus| bus.subscriptions.clone());
-                let started = EventSource::start(plan.clone(), subscriptions, self.site.sources.clone()).await?;
-                self.event_sources.insert(plan.name.clone(), started);
-            }
+        // It is there before it is started, so that it is stopped whatever happens meanwhile.
+        let running = self.event_sources.entry(plan.name.clone()).or_insert_with(|| {
+            let bus = plan.bus.as_ref().and_then(|bus| self.buses.get(bus));
+            EventSource::new(plan, bus.map(|bus| bus.subscriptions.clone()), self.site.sources.clone())
+        });
+        if running.plan() != plan {
+            running.change(plan.clone()).await?;
         }
         Ok(())
     }

@@ -432,10 +432,11 @@ impl Writer<'_> {
             () = self.topic.trimmed.notified() => {}
             () = tokio::time::sleep(WAIT_LONGEST) => {}
         }
-        let Ok(Some(info)) = stream::info(&self.core.wire, &self.topic.stream).await else { return };
-        self.topic.holds(info.state.bytes);
-        let has_room = |limit: u64| info.state.bytes < limit - limit / 8;
-        if !self.topic.is_full() || self.topic.limit().is_none_or(has_room) {
+        let Ok(info) = stream::info(&self.core.wire, &self.topic.stream).await else { return };
+        // A stream that is gone holds nothing, and is made anew by the next event.
+        let held = info.map_or(0, |info| info.state.bytes);
+        self.topic.holds(held);
+        if !self.topic.is_full() || self.topic.limit().is_none_or(|limit| held < limit - limit / 8) {
             self.failures = 0;
             self.topic.set_full(false);
             self.core.board.clear(&self.topic.label);

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use evoke_adapters::source::{Arrival, Settled, SourceError, Unsettled};
 use evoke_adapters::webhook;
 use evoke_api::catalog::Catalog;
@@ -51,7 +53,9 @@ impl Process {
     }
 
     async fn run(&self, plan: EventSourcePlan) -> EventSource {
-        EventSource::start(plan, Some(self.subscriptions.clone()), self.shared.clone()).await.unwrap()
+        let mut source = EventSource::new(&plan, Some(self.subscriptions.clone()), self.shared.clone());
+        source.change(plan).await.unwrap();
+        source
     }
 
     /// The first event on a topic.
@@ -109,17 +113,20 @@ async fn events_reach_the_bus_and_the_source_says_that_it_is_up() {
 async fn a_change_touches_only_what_changed() {
     let process = Process::start();
     let mut source = process.run(ticking(&[("a", "@hourly"), ("b", "@hourly"), ("c", "@hourly")], false)).await;
-    let stops: Vec<_> = source.events.iter().map(|event| event.stop.clone()).collect();
+    let tasks = |source: &EventSource| -> BTreeMap<_, _> {
+        source.events.iter().map(|event| (event.plan.origin.event.to_string(), event.task.id())).collect()
+    };
+    let before = tasks(&source);
     source.change(ticking(&[("a", "@hourly"), ("b", "@every 1s"), ("d", "@every 1s")], false)).await.unwrap();
-    assert_eq!(stops.iter().map(CancellationToken::is_cancelled).collect::<Vec<_>>(), [false, true, true]);
+    let after = tasks(&source);
+    assert!(before["a"] == after["a"] && before["b"] != after["b"] && !after.contains_key("c"));
     process.first("b").await;
     process.first("d").await;
     let scrape = process.scrape();
     assert!(scrape.contains(r#"event="d""#) && !scrape.contains(r#"event="c""#), "{scrape}");
 
-    let stops: Vec<_> = source.events.iter().map(|event| event.stop.clone()).collect();
     source.change(ticking(&[("a", "@hourly"), ("b", "@every 1s"), ("d", "@every 1s")], true)).await.unwrap();
-    assert!(stops.iter().all(|stop| !stop.is_cancelled()), "a sink beside a bus is no matter of the sources");
+    assert_eq!(tasks(&source), after, "a sink beside a bus is no matter of the sources");
     assert!(source.sink().is_some());
     process.end(source).await;
 }

@@ -40,6 +40,8 @@ pub(super) struct Call {
     since: Instant,
     metrics: OneBusMetrics,
     _room: queued::Place,
+    /// Held until the call is over, wherever its records are.
+    _open: Arc<()>,
 }
 
 impl Call {
@@ -51,6 +53,7 @@ impl Call {
         events: Vec<Event>,
         metrics: &OneBusMetrics,
         room: queued::Place,
+        open: Arc<()>,
     ) -> (Arc<Self>, oneshot::Receiver<Vec<Stored>>) {
         let (done, stored) = oneshot::channel();
         let not_yet = PublishError::Uncertain("the bus ended before the brokers had it".into());
@@ -65,13 +68,14 @@ impl Call {
             since: Instant::now(),
             metrics: metrics.clone(),
             _room: room,
+            _open: open,
         });
         (call, stored)
     }
 
     /// One of its records.
     pub(super) fn pending(self: &Arc<Self>, index: usize) -> Pending {
-        Pending { call: Arc::clone(self), index }
+        Pending { call: Arc::clone(self), index, awaited: false }
     }
 
     /// All of its events, in order.
@@ -99,12 +103,24 @@ impl Call {
 pub(super) struct Pending {
     call: Arc<Call>,
     index: usize,
+    awaited: bool,
 }
 
 impl Pending {
     /// The partition.
     pub(super) fn to(&self) -> &Place {
         &self.call.to
+    }
+
+    /// The same, with whether what is behind it in its partition waits for it.
+    pub(super) fn awaited(mut self, awaited: bool) -> Self {
+        self.awaited = awaited;
+        self
+    }
+
+    /// Whether what is behind it in its partition waits for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.awaited
     }
 
     /// Records are first published in this order.

@@ -14,6 +14,8 @@ pub(super) enum Fate {
     TooLarge,
     /// The brokers do not take the batch, or the topic.
     Refused,
+    /// There is no such topic or partition.
+    NoTopic,
     /// Whoever published it is told.
     Failed,
 }
@@ -41,7 +43,7 @@ pub(super) fn of(error: &KafkaError) -> Fate {
         | Code::BadMessage => Fate::Again,
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Fate::TooLarge,
         Code::InvalidDifferentRecord => Fate::Refused,
-        Code::UnknownTopicOrPartition => Fate::Failed,
+        Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => Fate::NoTopic,
         // The brokers' own codes; below are those of the client.
         _ if code as i32 >= Code::Unknown as i32 => Fate::Refused,
         _ => Fate::Failed,
@@ -87,9 +89,10 @@ mod tests {
         for code in [Code::InvalidRecord, Code::InvalidDifferentRecord, Code::TopicAuthorizationFailed, Code::Unknown] {
             assert_eq!(fate(code), Fate::Refused, "{code}");
         }
-        for code in [Code::UnknownTopic, Code::UnknownPartition, Code::UnknownTopicOrPartition, Code::QueueFull] {
-            assert_eq!(fate(code), Fate::Failed, "{code}");
+        for code in [Code::UnknownTopic, Code::UnknownPartition, Code::UnknownTopicOrPartition] {
+            assert_eq!(fate(code), Fate::NoTopic, "{code}");
         }
+        assert_eq!(fate(Code::QueueFull), Fate::Failed);
         assert_eq!(of(&KafkaError::Canceled), Fate::Failed);
     }
 }
