@@ -7,9 +7,11 @@
 //! | [`source`] | runs one session after the other, with back-off |
 //! | [`desk`] | one session that gives back what is settled: what streams and lists have in common |
 //! | [`stream`], [`list`], [`channel`] | one session of each kind |
+//! | [`consumers`] | who takes from a list, and what the dead ones hold |
 //! | [`removal`] | what is settled of a list, and removed from it once |
 
 mod channel;
+mod consumers;
 mod desk;
 mod entry;
 mod list;

@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use evoke_api::limits;
 use evoke_api::names::{ObjectName, TopicName};
@@ -60,6 +61,8 @@ use crate::queued::Queued;
 
 /// The topic of the state. No namespace starts with `_`.
 const STATE_TOPIC: &str = "_evoke.state";
+/// How long what is on its way may take when the bus is closed.
+const FLUSH: Duration = Duration::from_secs(10);
 
 /// How a bus on Kafka works.
 #[derive(Clone, Debug)]
@@ -104,6 +107,8 @@ struct Core {
     cluster: Cluster,
     topics: Arc<Topics>,
     publisher: Publisher,
+    /// Publishes the state: what the brokers refuse of events does not concern it.
+    state_publisher: Publisher,
     events: Queued,
     pool: Arc<Pool>,
     groups: Arc<Groups>,
@@ -140,8 +145,9 @@ impl KafkaBus {
         let state: Arc<str> = format!("{}{STATE_TOPIC}", options.prefix).into();
         let core = Arc::new(Core {
             cluster: Cluster::new(brokers, &name, &told, &tasks).map_err(refused)?,
-            topics: Arc::new(Topics::new(admin, options.plan.clone(), options.max_event_bytes)),
-            publisher: Publisher::new(in_batches, singly, &told, &metrics).map_err(refused)?,
+            topics: Arc::new(Topics::new(admin, options.plan.clone(), options.max_event_bytes, closed.clone())),
+            publisher: Publisher::new(in_batches.clone(), singly.clone(), &told, &metrics).map_err(refused)?,
+            state_publisher: Publisher::new(in_batches, singly, &told, &metrics).map_err(refused)?,
             events: Queued::new(options.queue_bytes, &metrics.queued_bytes),
             groups: Groups::new(brokers, Arc::clone(&name), &tasks),
             pool: Pool::new(brokers, Arc::clone(&name), &told, &tasks),
@@ -166,6 +172,7 @@ impl Drop for KafkaBus {
     fn drop(&mut self) {
         self.core.closed.cancel();
         self.core.publisher.stop();
+        self.core.state_publisher.stop();
     }
 }
 
@@ -222,7 +229,7 @@ impl Core {
     }
 
     fn means(&self) -> Means<'_> {
-        Means { cluster: &self.cluster, publisher: &self.publisher }
+        Means { cluster: &self.cluster, publisher: &self.state_publisher }
     }
 
     /// Puts the bus's name of a topic in the place of Kafka's.
@@ -411,7 +418,9 @@ impl EventBus for KafkaBus {
             self.core.close().await;
             let core = Arc::clone(&self.core);
             let ended = tokio::task::spawn_blocking(move || {
-                core.publisher.close();
+                let until = Instant::now() + FLUSH;
+                core.publisher.close(until);
+                core.state_publisher.close(until);
                 core.pool.close();
                 core.groups.close();
             });

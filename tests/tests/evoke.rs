@@ -36,6 +36,7 @@ mod kafka_limits;
 mod kafka_login;
 mod kafka_publishing;
 mod kafka_rebalance;
+mod kafka_refusals;
 mod kafka_source;
 mod kafka_source_login;
 mod kafka_topics;
@@ -272,6 +273,9 @@ fn main() -> ExitCode {
             what_a_topic_no_longer_takes_is_a_dead_letter_and_the_rest_keeps_its_order,
             nothing_overtakes_a_batch_that_is_refused,
             what_a_client_had_that_gave_up_is_stored_before_anything_later;
+        kafka_refusals [LIMIT]:
+            state_is_stored_while_the_brokers_refuse_events,
+            an_event_is_taken_once_its_topic_takes_more;
         kafka_source [LIMIT]:
             a_plain_record_keeps_key_headers_and_position,
             a_record_that_is_an_event_is_taken_as_one,
@@ -386,7 +390,10 @@ fn main() -> ExitCode {
             max_age_takes_what_a_paused_subscription_needs_and_counts_it;
         redis_list [LIMIT]:
             an_item_that_was_moved_for_a_lost_connection_is_delivered,
-            a_consumer_that_was_taken_for_dead_is_found_when_it_is;
+            a_consumer_that_was_taken_for_dead_is_found_when_it_is,
+            an_item_that_was_moved_for_a_lost_connection_is_delivered_under_load_too,
+            an_item_that_comes_late_to_a_dead_consumer_is_delivered,
+            an_item_that_comes_after_an_equal_one_was_put_back_is_delivered;
         redis_rights [LIMIT]:
             a_stream_that_cannot_be_finished_stays_down,
             a_list_that_cannot_be_taken_from_stays_down;

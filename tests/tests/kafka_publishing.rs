@@ -25,12 +25,14 @@ use super::bus_kafka::{LATER, health, open, records};
 /// What a topic takes that was changed.
 const LIMIT: &str = "10000";
 /// Data of an event that it no longer takes.
-const LARGE: usize = 20_000;
+pub(crate) const LARGE: usize = 20_000;
+
+/// What else evoke gives a topic.
+pub(crate) const KEPT: [(&str, &str); 2] = [("message.timestamp.type", "LogAppendTime"), ("retention.ms", "-1")];
 
 /// Gives a topic a limit that it did not have when evoke declared it, and waits until its broker goes by it.
-async fn limit(broker: &Broker, topic: &str) {
-    let kept = [("message.timestamp.type", "LogAppendTime"), ("retention.ms", "-1")];
-    broker.set(topic, &[&kept[..], &[("max.message.bytes", LIMIT)]].concat()).await;
+pub(crate) async fn limit(broker: &Broker, topic: &str) {
+    broker.set(topic, &[&KEPT[..], &[("max.message.bytes", LIMIT)]].concat()).await;
     let (producer, data) = (broker.producer(), vec![b'p'; LARGE]);
     eventually("the topic takes less", SOON, async || {
         // It says that it is an event and is none, so that it is passed by where it is still taken.
@@ -114,24 +116,24 @@ pub(crate) async fn what_a_topic_no_longer_takes_is_a_dead_letter_and_the_rest_k
 }
 
 /// Events called `{key}-{number}`, accepted one after the other, whose receipts are awaited later.
-struct Published {
+pub(crate) struct Published {
     to: Partition,
     receipts: Vec<(String, Receipt)>,
 }
 
 impl Published {
-    fn on(topic: &str) -> Self {
+    pub(crate) fn on(topic: &str) -> Self {
         Self { to: Partition { topic: TopicName::parse(topic), index: 0 }, receipts: Vec::new() }
     }
 
-    async fn publish(&mut self, bus: &dyn EventBus, id: String, bytes: usize) {
+    pub(crate) async fn publish(&mut self, bus: &dyn EventBus, id: String, bytes: usize) {
         let event = Event::builder(id.as_str(), "/s", "t").data(vec![b'x'; bytes]).build().unwrap();
         let receipt = bus.publish(&self.to, vec![event]).await.unwrap();
         self.receipts.push((id, receipt));
     }
 
     /// Waits for all receipts: what is stored, and what is too large, each with the limit.
-    async fn settled(self) -> (BTreeSet<String>, BTreeMap<String, usize>) {
+    pub(crate) async fn settled(self) -> (BTreeSet<String>, BTreeMap<String, usize>) {
         let (mut stored, mut refused) = (BTreeSet::new(), BTreeMap::new());
         for (id, receipt) in self.receipts {
             let mut results = tokio::time::timeout(LATER, receipt).await.expect("a receipt");
@@ -149,7 +151,7 @@ impl Published {
     }
 }
 
-fn brokers(broker: &Broker) -> Brokers {
+pub(crate) fn brokers(broker: &Broker) -> Brokers {
     Brokers { addresses: broker.listeners.plain.to_string(), ..Brokers::default() }
 }
 

@@ -93,7 +93,10 @@ pub(super) trait Work: Send {
     fn errand(&mut self, room: bool) -> Option<Ask<Self::Done>>;
 
     /// Takes what an errand brought.
-    fn done(&mut self, done: Self::Done) -> Batch<Self::Token>;
+    ///
+    /// # Errors
+    /// Where it shows that the session has to end.
+    fn done(&mut self, done: Self::Done) -> Result<Batch<Self::Token>, Trouble>;
 
     /// Waits until a new errand is due. Safe to cancel.
     fn due(&mut self) -> BoxFuture<'_, ()>;
@@ -157,7 +160,7 @@ pub(super) async fn run<W: Work>(work: &mut W, shared: &Shared, reader: Link, cl
             Answer { link, to, result } = or_never(&mut errand) => {
                 (errand, clerk) = (None, Some(link));
                 work.refused().note(to, &result);
-                work.done(result?)
+                work.done(result?)?
             }
             Answer { link, to, result } = or_never(&mut read) => {
                 (read, reader, has_read) = (None, Some(link), true);

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! LIST --BLMOVE--> {LIST}:evoke:items:CONSUMER      {LIST}:evoke:alive:CONSUMER (expires)    {LIST}:evoke:consumers (a set)
-//!                  {LIST}:evoke:removed:CONSUMER    names the last removal (expires)
+//!                  {LIST}:evoke:removed:CONSUMER    names the last removal, or who put items back (expires)
 //! ```
 
 use std::time::Duration;
@@ -15,24 +15,22 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use redis::{Value, cmd};
 
+use super::consumers::{self, ALIVE, Keys, SEARCH};
 use super::desk::{self, Ask, Batch, Refused, Work, ask};
 use super::removal::Removals;
-use super::source::{BLOCK, Every, Portion, Session, Shared, millis};
+use super::source::{BLOCK, Every, Portion, Session, Shared};
 use super::trouble::Trouble;
 use crate::source::Origin;
-use evoke_connect::redis::link::Link;
 use evoke_connect::redis::reply;
-use evoke_connect::redis::trouble::Trouble as ServerTrouble;
 
-/// What a consumer says with that it is alive.
-const ALIVE: &str = "SADD";
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
-/// Items that go back in one exchange.
-const GIVE_BACK: usize = 100;
+/// What became of a consumer that lives and was taken for dead.
+const PUT_BACK: &str = "what this consumer held was put back, since it was silent for longer than processingTimeout (raise it \
+                        where that is often), or the server has lost its note: some of it comes again";
 
 /// One list. What must outlast a session is kept here.
 pub(super) struct List {
-    key: String,
+    keys: Keys,
     dead_after: Duration,
     /// A connection that breaks causes no duplicates of what is settled and not removed.
     removals: Removals,
@@ -41,30 +39,31 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn new(key: String, dead_after: Duration) -> Self {
-        Self { key, dead_after, removals: Removals::default(), refused: Refused::default() }
+        Self { keys: Keys::new(key), dead_after, removals: Removals::default(), refused: Refused::default() }
     }
 
     async fn session(&mut self, shared: &Shared) -> Result<(), Trouble> {
-        let keys = Keys { prefix: prefix(&self.key) };
         let connected = async {
-            let clerk = shared.connector.connect(&self.key).await?;
+            let clerk = shared.connector.connect(self.keys.list()).await?;
             // Refused for anything that is no list.
-            clerk.ask(cmd("LLEN").arg(&self.key)).await?;
-            say_alive(&clerk, &keys, &shared.consumer, self.dead_after).await?;
-            Ok::<_, Trouble>((shared.connector.connect(&self.key).await?, clerk))
+            clerk.ask(cmd("LLEN").arg(self.keys.list())).await?;
+            let noted = consumers::say_alive(&clerk, &self.keys, &shared.consumer, self.dead_after).await?;
+            Ok::<_, Trouble>((shared.connector.connect(self.keys.list()).await?, clerk, noted))
         };
-        let (reader, clerk) = tokio::select! {
+        let (reader, clerk, noted) = tokio::select! {
             biased;
             () = shared.context.cancel.cancelled() => return Ok(()),
             connected = connected => connected?,
         };
+        self.removals.begin(noted);
         // Whether what was refused is allowed by now is not to be found out only after an interval.
         let timer = if self.refused.is(ALIVE) { Every::at_once } else { Every::new };
         let mut taking = Taking {
             shared,
-            keys,
             own: true,
-            held: false,
+            in_hand: 0,
+            is_reading: false,
+            is_unclear: false,
             portion: Portion::new(),
             beats: timer(self.dead_after / 3),
             searches: Every::at_once(self.dead_after),
@@ -81,53 +80,19 @@ impl Session for List {
     }
 }
 
-/// The keys beside the list, in the list's own slot of a cluster.
-#[derive(Clone, Debug)]
-struct Keys {
-    prefix: String,
-}
-
-impl Keys {
-    fn items(&self, consumer: &str) -> String {
-        format!("{}:items:{consumer}", self.prefix)
-    }
-
-    fn alive(&self, consumer: &str) -> String {
-        format!("{}:alive:{consumer}", self.prefix)
-    }
-
-    fn removed(&self, consumer: &str) -> String {
-        format!("{}:removed:{consumer}", self.prefix)
-    }
-
-    fn consumers(&self) -> String {
-        format!("{}:consumers", self.prefix)
-    }
-}
-
-/// A key with a hash tag of its own keeps it; any other key becomes the tag.
-fn prefix(key: &str) -> String {
-    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
-    if tag.is_some_and(|tag| !tag.is_empty()) { format!("{key}:evoke") } else { format!("{{{key}}}:evoke") }
-}
-
-/// Says that a consumer is there, also to those who took it for dead and have struck it off: its items must be found when it is.
-async fn say_alive(link: &Link, keys: &Keys, consumer: &str, dead_after: Duration) -> Result<(), ServerTrouble> {
-    let mut commands = redis::pipe();
-    commands.cmd(ALIVE).arg(keys.consumers()).arg(consumer);
-    commands.cmd("SET").arg(keys.alive(consumer)).arg(1).arg("PX").arg(millis(dead_after));
-    link.ask_all(&commands).await.map(drop)
-}
-
 /// One session's view of the list.
 struct Taking<'a> {
     list: &'a mut List,
     shared: &'a Shared,
-    keys: Keys,
-    /// Whether there may still be items in this consumer's list that it does not know of, above all of an earlier session.
+    /// Whether there may still be items in this consumer's list that it does not know of, above all of an earlier session. Those
+    /// are read when all others are removed, and until then nothing is.
     own: bool,
-    /// Whether something was in that list when it was measured.
-    held: bool,
+    /// How many items were found and are not settled.
+    in_hand: usize,
+    /// Whether a read is under way, which may have moved items that are not found yet.
+    is_reading: bool,
+    /// Whether more than this consumer knows of was in its list while it read. That is counted again without a read.
+    is_unclear: bool,
     portion: Portion,
     beats: Every,
     searches: Every,
@@ -138,7 +103,7 @@ enum Done {
     /// What is noted as the last removal.
     Removed(Vec<u8>),
     Alive,
-    GivenBack(usize),
+    GivenBack(i64),
     Measured {
         waiting: i64,
         held: i64,
@@ -147,8 +112,9 @@ enum Done {
 
 impl Taking<'_> {
     fn remove(&mut self) -> Ask<Done> {
+        let List { keys, removals, .. } = &mut *self.list;
         let consumer = &self.shared.consumer;
-        let command = self.list.removals.command(&self.keys.items(consumer), &self.keys.removed(consumer));
+        let command = removals.command(&keys.items(consumer), &keys.note(consumer));
         ask("EVAL", move |link| {
             async move {
                 let noted = link.ask(&command).await?;
@@ -158,30 +124,24 @@ impl Taking<'_> {
         })
     }
 
+    fn say_alive(&self) -> Ask<Done> {
+        let (keys, own, dead_after) = (self.list.keys.clone(), self.shared.consumer.clone(), self.list.dead_after);
+        ask(ALIVE, move |link| {
+            // What is noted shows in the next removal.
+            async move { consumers::say_alive(link, &keys, &own, dead_after).await.map(|_| Done::Alive) }.boxed()
+        })
+    }
+
     /// Puts back what consumers hold that are dead.
     fn search(&self) -> Ask<Done> {
-        let (list, keys, own) = (self.list.key.clone(), self.keys.clone(), self.shared.consumer.clone());
-        ask("SMEMBERS", move |link| {
-            async move {
-                let consumers = link.ask(cmd("SMEMBERS").arg(keys.consumers())).await?;
-                let consumers = reply::array(consumers).unwrap_or_default().into_iter().filter_map(reply::string);
-                let mut given_back = 0;
-                for consumer in consumers.filter(|consumer| *consumer != own) {
-                    if link.ask(cmd("EXISTS").arg(keys.alive(&consumer))).await? == Value::Int(0) {
-                        given_back += give_back(link, &keys.items(&consumer), &list).await?;
-                        link.ask(cmd("SREM").arg(keys.consumers()).arg(&consumer)).await?;
-                    }
-                }
-                Ok(Done::GivenBack(given_back))
-            }
-            .boxed()
-        })
+        let (keys, own) = (self.list.keys.clone(), self.shared.consumer.clone());
+        ask(SEARCH, move |link| async move { consumers::search(link, &keys, &own).await.map(Done::GivenBack) }.boxed())
     }
 
     fn measure(&self) -> Ask<Done> {
         let mut commands = redis::pipe();
-        commands.cmd("LLEN").arg(&self.list.key);
-        commands.cmd("LLEN").arg(self.keys.items(&self.shared.consumer));
+        commands.cmd("LLEN").arg(self.list.keys.list());
+        commands.cmd("LLEN").arg(self.list.keys.items(&self.shared.consumer));
         ask("LLEN", move |link| {
             async move {
                 let lengths = link.ask_all(&commands).await?;
@@ -194,51 +154,28 @@ impl Taking<'_> {
     }
 }
 
-/// Moves the items from one list's end to the head of the other, the last one first, so that each exchange keeps their order.
-async fn give_back(link: &mut Link, from: &str, to: &str) -> Result<usize, ServerTrouble> {
-    let mut moved = 0;
-    loop {
-        let mut commands = redis::pipe();
-        // At once, or somebody who waits for items would get the last one first.
-        commands.atomic();
-        for _ in 0..GIVE_BACK {
-            commands.cmd("LMOVE").arg(from).arg(to).arg("RIGHT").arg("LEFT");
-        }
-        let items = link.ask_all(&commands).await?;
-        let found = items.iter().filter(|item| **item != Value::Nil).count();
-        moved += found;
-        if found < GIVE_BACK {
-            return Ok(moved);
-        }
-    }
-}
-
 impl Work for Taking<'_> {
     type Token = Bytes;
     type Found = Vec<Bytes>;
     type Done = Done;
 
     fn read(&mut self, quiet: bool) -> Option<Ask<Vec<Bytes>>> {
-        let (list, items) = (self.list.key.clone(), self.keys.items(&self.shared.consumer));
+        // What is read of the own list are its first items, so that those before have to be removed.
+        if self.is_unclear || (self.own && !quiet) {
+            return None;
+        }
+        self.is_reading = true;
+        let (list, items) = (self.list.keys.list().to_owned(), self.list.keys.items(&self.shared.consumer));
         let count = self.portion.count();
-        // Redis may have moved an item to this consumer for a connection that was given up: only now it shows.
-        self.own |= quiet && std::mem::take(&mut self.held);
         if self.own {
-            // The next of them are the first of the list only once those before are removed.
-            return quiet.then(|| {
-                ask("LRANGE", move |link| {
-                    async move {
-                        let found = link.ask(cmd("LRANGE").arg(items).arg(0).arg(count - 1)).await?;
-                        Ok(reply::array(found)
-                            .unwrap_or_default()
-                            .into_iter()
-                            .filter_map(reply::bytes)
-                            .map(Bytes::from)
-                            .collect())
-                    }
-                    .boxed()
-                })
-            });
+            return Some(ask("LRANGE", move |link| {
+                async move {
+                    let found = link.ask(cmd("LRANGE").arg(items).arg(0).arg(count - 1)).await?;
+                    let found = reply::array(found).unwrap_or_default().into_iter().filter_map(reply::bytes);
+                    Ok(found.map(Bytes::from).collect())
+                }
+                .boxed()
+            }));
         }
         Some(ask("BLMOVE", move |link| {
             async move {
@@ -263,11 +200,14 @@ impl Work for Taking<'_> {
     fn found(&mut self, items: Vec<Bytes>) -> Batch<Bytes> {
         self.portion.learn(items.len(), items.iter().map(Bytes::len).sum());
         self.own &= !items.is_empty();
+        self.is_reading = false;
+        self.in_hand += items.len();
         let arrivals = items.iter().map(|item| self.shared.mapper.item(item.clone())).collect();
         Batch { tokens: items, arrivals }
     }
 
     fn settled(&mut self, items: Vec<Bytes>) {
+        self.in_hand = self.in_hand.saturating_sub(items.len());
         self.list.removals.settled(items);
     }
 
@@ -277,23 +217,25 @@ impl Work for Taking<'_> {
 
     fn errand(&mut self, _room: bool) -> Option<Ask<Done>> {
         if self.beats.is_due() {
-            let (keys, own, dead_after) = (self.keys.clone(), self.shared.consumer.clone(), self.list.dead_after);
-            return Some(ask(ALIVE, move |link| {
-                async move { say_alive(link, &keys, &own, dead_after).await.map(|()| Done::Alive) }.boxed()
-            }));
+            return Some(self.say_alive());
         }
-        if !self.list.removals.is_empty() {
-            return Some(self.remove());
-        }
+        // What is due now and then comes before removals: where items come without a pause, there is always something to remove.
         if self.searches.is_due() {
             return Some(self.search());
         }
-        if self.measures.is_due() { Some(self.measure()) } else { None }
+        if self.measures.is_due() || (self.is_unclear && !self.is_reading) {
+            return Some(self.measure());
+        }
+        if self.list.removals.is_empty() { None } else { Some(self.remove()) }
     }
 
-    fn done(&mut self, done: Done) -> Batch<Bytes> {
+    fn done(&mut self, done: Done) -> Result<Batch<Bytes>, Trouble> {
         match done {
-            Done::Removed(noted) => self.list.removals.answered(noted),
+            Done::Removed(noted) => {
+                if !self.list.removals.answered(noted) {
+                    return Err(Trouble::other(PUT_BACK));
+                }
+            }
             Done::Alive | Done::GivenBack(0) => {}
             Done::GivenBack(items) => {
                 let Origin { event_source, event, .. } = self.shared.origin();
@@ -301,10 +243,14 @@ impl Work for Taking<'_> {
             }
             Done::Measured { waiting, held } => {
                 self.shared.metrics.lag.set(waiting.saturating_add(held));
-                self.held |= held > 0;
+                // More than that is what Redis has moved for a connection that was given up.
+                let known = self.in_hand + self.list.removals.len();
+                let is_more = usize::try_from(held).is_ok_and(|held| held > known);
+                self.is_unclear = is_more && self.is_reading;
+                self.own |= is_more && !self.is_reading;
             }
         }
-        Batch::empty()
+        Ok(Batch::empty())
     }
 
     fn due(&mut self) -> BoxFuture<'_, ()> {
@@ -320,17 +266,5 @@ impl Work for Taking<'_> {
 
     fn refused(&mut self) -> &mut Refused {
         &mut self.list.refused
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::prefix;
-
-    #[test]
-    fn the_keys_beside_a_list_are_in_its_slot() {
-        assert_eq!(prefix("orders"), "{orders}:evoke");
-        assert_eq!(prefix("{shop}orders"), "{shop}orders:evoke");
-        assert_eq!(prefix("{}orders"), "{{}orders}:evoke");
     }
 }

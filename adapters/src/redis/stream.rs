@@ -250,7 +250,7 @@ impl Work for Reading<'_> {
         if self.measures.is_due() { Some(self.measure()) } else { None }
     }
 
-    fn done(&mut self, done: Done) -> Batch<String> {
+    fn done(&mut self, done: Done) -> Result<Batch<String>, Trouble> {
         let Origin { event_source, event, .. } = self.shared.origin();
         match done {
             Done::Acknowledged => {
@@ -265,7 +265,7 @@ impl Work for Reading<'_> {
                 if !batch.tokens.is_empty() {
                     tracing::info!(%event_source, %event, entries = batch.tokens.len(), "took over what others left");
                 }
-                return batch;
+                return Ok(batch);
             }
             Done::CannotClaim => {
                 (self.claims, self.claim_from, self.stream.claim) = (None, None, None);
@@ -277,7 +277,7 @@ impl Work for Reading<'_> {
             }
             Done::Measured(None) => {}
         }
-        Batch::empty()
+        Ok(Batch::empty())
     }
 
     fn due(&mut self) -> BoxFuture<'_, ()> {

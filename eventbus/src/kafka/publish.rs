@@ -15,8 +15,15 @@ impl Core {
     pub(super) async fn publish(&self, to: &Partition, events: Vec<Event>) -> Result<Receipt, BusError> {
         self.gate()?;
         let known = self.known(to)?;
+        let place = self.place(to);
         let metrics = self.topic_metrics(&to.topic);
-        let verdicts: Vec<_> = events.iter().map(|event| self.verdict(event, known)).collect();
+        let mut verdicts = self.verdicts(&events, known);
+        // Somebody may have had the topic take more since.
+        if verdicts.iter().any(|verdict| is_refused_by(known.batch_limit, verdict))
+            && let Some(known) = self.topics.look_up(&to.topic, &place.0).await
+        {
+            verdicts = self.verdicts(&events, known);
+        }
         let taken: Vec<Event> =
             events.into_iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok()).map(|(event, _)| event).collect();
         metrics.refused_events.inc_by((verdicts.len() - taken.len()) as u64);
@@ -25,7 +32,6 @@ impl Core {
         }
         let sizes: Vec<usize> = taken.iter().map(Event::encoded_len).collect();
         let room = self.wait_for_room(&sizes).await?;
-        let place = self.place(to);
         let wire = Arc::clone(&place.0);
         let stored = self.publisher.publish(place, taken, room);
         let (topics, topic) = (Arc::clone(&self.topics), to.topic.clone());
@@ -35,15 +41,25 @@ impl Core {
             let (count, bytes) = durable.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size));
             metrics.published_events.inc_by(count);
             metrics.published_bytes.inc_by(bytes);
-            for stored in &mut stored {
-                if let Err(PublishError::TooLarge { bytes, limit }) = stored {
-                    metrics.refused_events.inc();
-                    *limit = topics.limit_below(*bytes, &topic, &wire).await;
+            let refused: Vec<usize> = stored.iter().filter_map(refused_bytes).collect();
+            metrics.refused_events.inc_by(refused.len() as u64);
+            if let Some(smallest) = refused.into_iter().min()
+                && let Some(found) = topics.limit_below(smallest, &topic, &wire).await
+            {
+                for stored in &mut stored {
+                    if let Err(PublishError::TooLarge { limit, .. }) = stored {
+                        *limit = found;
+                    }
                 }
             }
             fill(verdicts, stored)
         }
         .boxed())
+    }
+
+    /// Which events are taken, as far as is known of the topic.
+    fn verdicts(&self, events: &[Event], known: Known) -> Vec<Result<(), PublishError>> {
+        events.iter().map(|event| self.verdict(event, known)).collect()
     }
 
     fn verdict(&self, event: &Event, known: Known) -> Result<(), PublishError> {
@@ -81,6 +97,19 @@ pub(super) async fn look_into_refusals(core: Arc<Core>) {
             let Some(topic) = wire.strip_prefix(&*core.options.prefix).map(TopicName::parse) else { continue };
             core.closed.run_until_cancelled(core.topics.look_again(&topic, &wire)).await;
         }
+    }
+}
+
+/// Whether this limit is why an event is not taken.
+fn is_refused_by(by: usize, verdict: &Result<(), PublishError>) -> bool {
+    matches!(verdict, Err(PublishError::TooLarge { limit, .. }) if *limit == by)
+}
+
+/// The size of a record that the brokers refused.
+fn refused_bytes(stored: &publisher::Stored) -> Option<usize> {
+    match stored {
+        Err(PublishError::TooLarge { bytes, .. }) => Some(*bytes),
+        _ => None,
     }
 }
 

@@ -10,7 +10,7 @@
 //! Accepted is what has a place in a bounded queue. What is accepted is tried until the brokers have it, so that nothing that comes
 //! later overtakes it. There is a client that publishes in batches, and where it is needed a second one, for topics of which the brokers
 //! refused a batch: it publishes one record at a time, so that of a topic that takes less than it should only that fails which is too
-//! large by itself.
+//! large by itself. Events and the state have a publisher each, so that a client that ends takes nothing of the other with it.
 //!
 //! A client gives up where it would have to leave something out: when it lost count of what the brokers have, and when they refuse a
 //! batch. Then it is given nothing more. What it has not sent is taken back, and of what it has sent the end is awaited. Only then another
@@ -43,8 +43,6 @@ use crate::event::Event;
 use crate::metrics::OneBusMetrics;
 use crate::queued;
 
-/// How long what is on its way may take when the bus is closed.
-const FLUSH: Duration = Duration::from_secs(10);
 /// How long clients may take to report what they give up then.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long what a client had sent when it gave up may take, before it is published again though it may be stored.
@@ -106,7 +104,9 @@ struct Inner {
     /// Topics of which a batch was refused, for whoever looks into it.
     refused: Mutex<Vec<Arc<str>>>,
     heard: Notify,
-    /// No more clients are made: what a client leaves has failed.
+    /// Every call holds it that is not over.
+    open: Arc<()>,
+    /// Nothing more is taken, and no more clients are made: what a client leaves has failed. Set while `routes` is written.
     closing: Arc<AtomicBool>,
     stop: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -136,6 +136,7 @@ impl Publisher {
             next: AtomicU64::new(0),
             refused: Mutex::default(),
             heard: Notify::new(),
+            open: Arc::default(),
             closing,
             stop: AtomicBool::new(false),
             threads: Mutex::default(),
@@ -153,17 +154,11 @@ impl Publisher {
 
     /// Publishes events in their order; resolves with one result for each. Does not wait.
     pub(super) fn publish(&self, to: Place, events: Vec<Event>, room: queued::Place) -> oneshot::Receiver<Vec<Stored>> {
-        // No other client takes the place of this one meanwhile.
-        let routes = self.inner.routes.read();
-        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let (call, stored) = Call::new(to, number, events.len(), events, &self.inner.metrics, room);
-        routes.of(&call.to.0).take(&call.to, call.events());
-        call.handed_over();
-        stored
+        self.hand_over(to, events.len(), events, room, |line, call| line.take(&call.to, call.events()))
     }
 
-    /// Publishes records that are no events, in their order; resolves with one result for each. Those that a client leaves when it gives
-    /// up fail. Does not wait.
+    /// Publishes records that are no events; resolves with one result for each. Those that a client leaves when it gives up fail. Does not
+    /// wait.
     pub(super) fn send<'a>(
         &self,
         topic: &str,
@@ -171,22 +166,41 @@ impl Publisher {
         records: impl ExactSizeIterator<Item = Outgoing<'a>>,
         room: queued::Place,
     ) -> oneshot::Receiver<Vec<Stored>> {
+        self.hand_over((topic.into(), partition), records.len(), Vec::new(), room, |line, call| {
+            for (index, record) in records.enumerate() {
+                line.take_once(call.pending(index), record);
+            }
+        })
+    }
+
+    /// Makes a call of so many records, which `give` gives to the client of their topic.
+    fn hand_over(
+        &self,
+        to: Place,
+        records: usize,
+        events: Vec<Event>,
+        room: queued::Place,
+        give: impl FnOnce(&Line, &Arc<Call>),
+    ) -> oneshot::Receiver<Vec<Stored>> {
+        // No other client takes the place of this one meanwhile, and none is ended.
         let routes = self.inner.routes.read();
-        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let to = (topic.into(), partition);
-        let (call, stored) = Call::new(to, number, records.len(), Vec::new(), &self.inner.metrics, room);
-        let line = routes.of(topic);
-        for (index, record) in records.enumerate() {
-            line.take_once(call.pending(index), record);
+        if self.inner.is_closing() {
+            // Nobody listens to the clients any more.
+            return oneshot::channel().1;
         }
+        let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        let open = Arc::clone(&self.inner.open);
+        let (call, stored) = Call::new(to, number, records, events, &self.inner.metrics, room, open);
+        give(routes.of(&call.to.0), &call);
         call.handed_over();
         stored
     }
 
-    /// Has another client take the place of the one that publishes in batches: what that knows of a topic is of no use for another one of
-    /// the same name.
+    /// Has other clients take the place of those there are: what they know of a topic is of no use for another one of the same name.
     pub(super) fn renew(&self) {
-        self.inner.routes.read().in_batches.give_up();
+        for line in self.inner.routes.read().lines() {
+            line.give_up();
+        }
     }
 
     /// Waits for topics of which the brokers refused a batch.
@@ -200,9 +214,8 @@ impl Publisher {
         }
     }
 
-    /// Waits for what is on its way, gives up what takes too long, and ends the threads. Blocks.
-    pub(super) fn close(&self) {
-        let until = Instant::now() + FLUSH;
+    /// Waits for what is on its way, gives up what is not stored by then, and ends the threads. Blocks.
+    pub(super) fn close(&self, until: Instant) {
         while !self.inner.is_idle() && Instant::now() < until {
             std::thread::sleep(STEP);
         }
@@ -211,7 +224,11 @@ impl Publisher {
 
     /// Gives up what is on its way, and ends the threads. Blocks for a moment.
     pub(super) fn stop(&self) {
-        self.inner.closing.store(true, Ordering::Release);
+        {
+            // Who hands something over has done so by now, or is told that it is too late.
+            let _routes = self.inner.routes.write();
+            self.inner.closing.store(true, Ordering::Release);
+        }
         self.inner.stop.store(true, Ordering::Release);
         while let Some(thread) = self.inner.any_thread() {
             if thread.join().is_err() {
@@ -229,6 +246,12 @@ impl Publisher {
     }
 }
 
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 impl Inner {
     fn line(&self, mode: Mode) -> Result<Line, KafkaError> {
         let config = match mode {
@@ -242,8 +265,9 @@ impl Inner {
         self.routes.read().lines().cloned().collect()
     }
 
+    /// Whether no call is left to be over, wherever its records are.
     fn is_idle(&self) -> bool {
-        self.routes.read().lines().all(|line| line.is_idle())
+        Arc::strong_count(&self.open) == 1
     }
 
     fn is_closing(&self) -> bool {
@@ -298,20 +322,21 @@ impl Inner {
     }
 
     /// Puts another client in the place of one that gave up, and gives it what that one leaves. Says whether that one was helpless: it
-    /// did nothing before it gave up, so that the next may do no better.
+    /// could do nothing, so that the next may do no better. What two in a row could do nothing with has failed.
     fn replace(self: &Arc<Self>, mode: Mode, dead: &Line, was_helpless: bool) -> bool {
         if was_helpless {
             self.pause(MAKE_AGAIN);
         }
         let Some((next, mut routes)) = self.settled(mode, dead) else { return was_helpless };
-        let (left, cause) = (dead.leave(), dead.cause());
-        let helpless = !dead.works() && left.refused.is_empty();
+        let (left, fatal) = (dead.leave(), dead.fatal());
+        let helpless = fatal.is_some() && !dead.works() && left.refused.is_empty();
+        let cause = fatal.unwrap_or_else(|| "it lost count of what the brokers have".to_owned());
         routes.put(mode, next);
         if routes.singly.is_some() {
             routes.apart.extend(left.refused.keys().cloned());
         }
         for pending in left.records {
-            if helpless {
+            if helpless && was_helpless {
                 pending.resolve(Err(fate::given_up(&cause)));
             } else {
                 let to = pending.to().clone();
@@ -395,3 +420,6 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

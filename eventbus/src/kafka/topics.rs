@@ -1,7 +1,7 @@
 //! Topics: made as they should be, or taken as they are.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use evoke_api::names::TopicName;
 use evoke_connect::kafka::words::text;
@@ -9,6 +9,8 @@ use parking_lot::RwLock;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::client::{BATCH_BYTES, Ears, RECORD_OVERHEAD};
 use super::cluster::{Cluster, Place};
@@ -20,6 +22,10 @@ use crate::plan::kafka::KafkaPlan;
 const CHANGE: Duration = Duration::from_secs(10);
 /// How often a new topic is looked for until every broker knows it.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How often a topic is looked at that takes less than it is asked to.
+const LOOK_UP: Duration = Duration::from_secs(5);
+/// How long an event may wait for that.
+const ANSWER: Duration = Duration::from_secs(2);
 /// What Kafka calls a topic may have at most so many characters.
 const NAME_BYTES: usize = 249;
 
@@ -33,6 +39,8 @@ pub(super) struct Known {
     pub(super) append_time: bool,
     /// Kafka deletes records of it by their keys.
     pub(super) compacted: bool,
+    /// When somebody last looked at what it takes.
+    looked: Instant,
 }
 
 /// The topics of a bus.
@@ -41,12 +49,21 @@ pub(super) struct Topics {
     plan: KafkaPlan,
     max_event_bytes: usize,
     known: RwLock<HashMap<TopicName, Known>>,
-    declaring: tokio::sync::Mutex<()>,
+    declaring: Mutex<()>,
+    /// Who looks at what a topic takes after a refusal: the next one may find what it looks for.
+    looking: Mutex<()>,
+    closed: CancellationToken,
 }
 
 impl Topics {
-    pub(super) fn new(admin: AdminClient<Ears>, plan: KafkaPlan, max_event_bytes: usize) -> Self {
-        Self { admin, plan, max_event_bytes, known: RwLock::default(), declaring: tokio::sync::Mutex::default() }
+    pub(super) fn new(
+        admin: AdminClient<Ears>,
+        plan: KafkaPlan,
+        max_event_bytes: usize,
+        closed: CancellationToken,
+    ) -> Self {
+        let (known, declaring, looking) = (RwLock::default(), Mutex::default(), Mutex::default());
+        Self { admin, plan, max_event_bytes, known, declaring, looking, closed }
     }
 
     pub(super) fn known(&self, topic: &TopicName) -> Option<Known> {
@@ -99,7 +116,8 @@ impl Topics {
                 spec.partitions
             ));
         }
-        let mut known = Known { partitions, batch_limit: usize::MAX, append_time: true, compacted: false };
+        let (batch_limit, looked) = (usize::MAX, Instant::now());
+        let mut known = Known { partitions, batch_limit, append_time: true, compacted: false, looked };
         self.compare(wire, &mut known, &mut drift).await;
         // Nothing of it was published yet that could be overtaken. Later the brokers say so, by refusing a batch.
         if known.batch_limit < BATCH_BYTES && self.known(&spec.name).is_none() {
@@ -260,23 +278,37 @@ impl Topics {
 
     /// Looks at the largest batch that a topic takes, after the brokers refused one, and says so where it should take more.
     pub(super) async fn look_again(&self, topic: &TopicName, wire: &str) {
-        let _one_at_a_time = self.declaring.lock().await;
+        let _one_at_a_time = self.looking.lock().await;
         self.look(topic, wire).await;
     }
 
-    /// The largest batch that a topic takes, after the brokers refused one of `refused` bytes: anything smaller where nobody can tell.
-    pub(super) async fn limit_below(&self, refused: usize, topic: &TopicName, wire: &str) -> usize {
+    /// The largest batch that a topic takes, after the brokers refused one of `refused` bytes; `None` where nobody can tell, and when the
+    /// bus is closed.
+    pub(super) async fn limit_below(&self, refused: usize, topic: &TopicName, wire: &str) -> Option<usize> {
         let smaller = |limit: &usize| *limit < refused;
         let look = async {
-            let _one_at_a_time = self.declaring.lock().await;
+            let _one_at_a_time = self.looking.lock().await;
             // Somebody else may have looked meanwhile.
             match self.known(topic).map(|known| known.batch_limit).filter(smaller) {
                 Some(limit) => Some(limit),
                 None => self.look(topic, wire).await,
             }
         };
-        let limit = tokio::time::timeout(CHANGE, look).await.ok().flatten();
-        limit.filter(smaller).unwrap_or(refused.saturating_sub(1))
+        let looked = self.closed.run_until_cancelled(tokio::time::timeout(CHANGE, look)).await;
+        looked?.ok().flatten().filter(smaller)
+    }
+
+    /// How a topic is by now that took less than it is asked to when somebody looked last; `None` where that was a moment ago.
+    pub(super) async fn look_up(&self, topic: &TopicName, wire: &str) -> Option<Known> {
+        {
+            let mut all = self.known.write();
+            let known = all.get_mut(topic).filter(|known| known.looked.elapsed() >= LOOK_UP)?;
+            // Who comes meanwhile does not wait for the answer.
+            known.looked = Instant::now();
+        }
+        let looked = self.closed.run_until_cancelled(tokio::time::timeout(ANSWER, self.look(topic, wire))).await;
+        looked?.ok()??;
+        self.known(topic)
     }
 
     /// `None` for a topic that is not declared, or that this user may not look at.
@@ -284,7 +316,9 @@ impl Topics {
         let limit = limit_in(&self.described(wire).await?)?;
         let before = {
             let mut all = self.known.write();
-            std::mem::replace(&mut all.get_mut(topic)?.batch_limit, limit)
+            let known = all.get_mut(topic)?;
+            known.looked = Instant::now();
+            std::mem::replace(&mut known.batch_limit, limit)
         };
         if before != limit
             && let Some(drift) = self.takes_less(wire, limit)

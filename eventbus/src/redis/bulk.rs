@@ -16,8 +16,6 @@ const SETTING: &str = "proto-max-bulk-len";
 const REFUSAL: &str = "invalid bulk length";
 /// What a server takes that was told nothing else.
 const DEFAULT: usize = 512 << 20;
-/// What every server takes: from Redis 6 on, none can be told to take less.
-const LEAST: usize = 1 << 20;
 
 /// What one server takes, as far as it is known.
 #[derive(Debug)]
@@ -65,7 +63,7 @@ impl Bulk {
     /// Finds out whether a server that does not say takes a string of this length, by sending it one: on a connection of its own, since
     /// that ends with a refusal.
     pub(super) async fn try_out(&self, connector: &Connector, address: &Address, text: &[u8]) -> Result<(), Trouble> {
-        if self.said.load(Ordering::Relaxed) || text.len() <= LEAST || text.len() > self.most() {
+        if self.said.load(Ordering::Relaxed) || text.is_empty() || text.len() > self.most() {
             return Ok(());
         }
         let link = connector.open(address).await?;
@@ -91,14 +89,44 @@ fn read(answer: Value) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::plan::redis::RedisPlan;
 
     #[test]
     fn a_setting_is_read_where_the_server_has_it() {
         let text = |text: &str| Value::BulkString(text.into());
-        assert_eq!(read(Value::Array(vec![text(SETTING), text("1048576")])), Some(LEAST));
+        assert_eq!(read(Value::Array(vec![text(SETTING), text("1048576")])), Some(1 << 20));
         assert_eq!(read(Value::Array(Vec::new())), None);
         assert_eq!(read(Value::Nil), None);
         assert_eq!(Bulk::default().most(), DEFAULT);
+    }
+
+    #[tokio::test]
+    async fn what_redis_5_may_be_told_not_to_take_shows_too() {
+        // Redis 6 and later can only be told to refuse more than 1 MiB.
+        let text = vec![b'x'; 700 << 10];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let plan = RedisPlan::at("127.0.0.1", listener.local_addr().unwrap().port());
+        let refuses = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut read, mut buffer) = (0, vec![0; 64 << 10]);
+            while read < text.len() {
+                read += stream.read(&mut buffer).await.unwrap();
+            }
+            stream.write_all(b"-ERR Protocol error: invalid bulk length\r\n").await.unwrap();
+            pending::<()>().await;
+        };
+        let bulk = Bulk::default();
+        let connector = Connector::new(&plan.server).unwrap();
+        tokio::select! {
+            tried = bulk.try_out(&connector, &plan.server.addresses[0], &text) => tried.unwrap(),
+            () = refuses => {}
+        }
+        assert_eq!(bulk.most(), text.len() - 1);
     }
 }

@@ -90,6 +90,13 @@ impl<T> Trials<T> {
         }
     }
 
+    /// How many records wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        let waiting = |trial: &Trial<T>| if let Trial::Open(waiting) = trial { waiting.len() } else { 0 };
+        self.partitions.lock().values().map(waiting).sum()
+    }
+
     /// Ends all trials, and gives what waits.
     pub(super) fn end(&self) -> Vec<T> {
         let trials = std::mem::take(&mut *self.partitions.lock());

@@ -152,7 +152,7 @@ async fn look(core: &Arc<Core>, read: &mut Progress, gone: &mut bool) -> Result<
             topic = %state.wire,
             "the brokers have lost evoke's state: what the processes on the bus know of it is stored again"
         );
-        core.publisher.renew();
+        core.state_publisher.renew();
         // In one step for whoever loads: who finds nothing then knows why.
         let mut shared = state.table.lock();
         shared.table = Table::default();
