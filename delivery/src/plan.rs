@@ -30,7 +30,7 @@ pub enum SinkPlan {
 pub enum DeadLetterPlan {
     /// Another sink; the bus's own store if that fails too.
     Sink(SinkPlan),
-    /// A topic of the bus.
+    /// A topic of the bus; the bus's own store if that takes nothing.
     Topic(TopicName),
     /// The bus's own store.
     Store,

@@ -29,6 +29,11 @@ use evoke_api::limits;
 
 use crate::event::{self, Data, Event, EventBuilder, InvalidEvent};
 
+/// The attribute that marks an event as one that evoke put on a bus, and says in which format; taken off when it is read.
+const FORMAT: &str = "evokeformat";
+/// The format that is written, and the latest that is read.
+const FORMAT_NOW: &str = "1";
+
 /// Why something that claims to be a CloudEvent is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -182,6 +187,16 @@ impl<'a> Attributes<'a> {
             Event::builder(required("id", self.id)?, required("source", self.source)?, required("type", self.ty)?);
         Ok(event.with_others(self.others).data(data))
     }
+}
+
+/// Refuses a format that is not known here: what it writes would be read as another event than it is.
+fn check_format(format: &[u8]) -> Result<(), DecodeError> {
+    if format == FORMAT_NOW.as_bytes() {
+        return Ok(());
+    }
+    let format = String::from_utf8_lossy(format);
+    let problem = format!("is {:?}, written by a newer evoke: this one reads {FORMAT_NOW:?}", shortened(&format));
+    Err(DecodeError::attribute(FORMAT, problem))
 }
 
 fn twice(name: &str) -> DecodeError {

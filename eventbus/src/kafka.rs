@@ -138,7 +138,7 @@ impl KafkaBus {
         let (told, tasks, closed) = (Arc::<Told>::default(), TaskTracker::new(), CancellationToken::new());
         let metrics = options.metrics.bus(&name);
         let admin: AdminClient<Ears> =
-            client::asking(brokers, &name).create_with_context(Ears(Arc::clone(&told))).map_err(refused)?;
+            client::managing(brokers, &name).create_with_context(Ears(Arc::clone(&told))).map_err(refused)?;
         let largest = options.max_event_bytes.max(state::RECORD_BYTES);
         let in_batches = client::publishing_in_batches(brokers, &name, largest);
         let singly = client::publishing_singly(brokers, &name, largest);

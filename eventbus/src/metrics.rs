@@ -73,7 +73,7 @@ impl BusMetrics {
             )?,
             skipped_events: counter(
                 "evoke_bus_skipped_events_total",
-                "Records on a broker that are no events and were passed over.",
+                "Records on a broker that were passed over: they are no events, or a newer evoke wrote them.",
                 topic,
             )?,
             commit_seconds: add(registry, HistogramVec::new(seconds, bus)?)?,

@@ -32,6 +32,19 @@ pub fn dir(name: &str) -> TempDir {
     tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(&*ROOT).unwrap()
 }
 
+/// Copies a folder with all that is in it to a place where nothing is yet.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
 /// What is worth keeping between runs, such as downloaded servers: `EVOKE_TEST_CACHE`, else `~/.cache/evoke-tests`.
 pub fn cache() -> PathBuf {
     std::env::var_os("EVOKE_TEST_CACHE").map_or_else(

@@ -1,7 +1,6 @@
 //! Pipelines on the JetStream bus: what lies on the servers, and what happens when these fail, refuse or are full.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,7 +25,7 @@ use evoke_tests::manifests::{bus, objects, pass, source, trigger};
 use evoke_tests::process::Signal;
 use evoke_tests::servers::nats::{Cluster, Nats, Operator};
 use evoke_tests::servers::tls;
-use evoke_tests::{SOON, eventually};
+use evoke_tests::{SOON, eventually, scratch};
 
 use crate::jetstream_site::{LATER, PER_OUTAGE, STREAM, Site, all_arrive, jetstream, manifests, send, send_all};
 
@@ -228,7 +227,7 @@ pub(crate) async fn a_server_that_comes_back_with_an_older_copy_is_noticed() -> 
     sink.wait_all(&sent, SOON).await;
     nats.kill().await;
     let copy = home.path().join("copy");
-    copy_folder(&nats.data(), &copy);
+    scratch::copy(&nats.data(), &copy);
     nats.resume().await;
     evoke.ready(LATER).await;
     sent.extend(send_all(&evoke, 50..70).await);
@@ -238,7 +237,7 @@ pub(crate) async fn a_server_that_comes_back_with_an_older_copy_is_noticed() -> 
     evoke.signal(Signal::STOP);
     nats.kill().await;
     std::fs::remove_dir_all(nats.data()).unwrap();
-    copy_folder(&copy, &nats.data());
+    scratch::copy(&copy, &nats.data());
     nats.resume().await;
     let context = jetstream::new(nats.client().await);
     for n in 0..40 {
@@ -256,18 +255,6 @@ pub(crate) async fn a_server_that_comes_back_with_an_older_copy_is_noticed() -> 
     evoke.stop().await;
     assert_conserved(&sent, [&sink.delivered()], PER_OUTAGE);
     Ok(())
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 pub(crate) async fn a_stream_that_is_deleted_is_made_anew_and_read_from_its_start() -> Verdict {

@@ -35,7 +35,7 @@ const TOPIC: &str = "default.web.in";
 const PER_OUTAGE: usize = 2 * 100;
 
 /// Webhook, bus, Trigger, sink.
-fn home(spec: &str, sink: &Sink) -> Home {
+pub(crate) fn home(spec: &str, sink: &Sink) -> Home {
     Home::with(objects(&[
         bus("default", &format!("redis: {{{spec}}}")),
         source("web", "webhook: {in: {}}"),
@@ -43,18 +43,18 @@ fn home(spec: &str, sink: &Sink) -> Home {
     ]))
 }
 
-fn at(server: &Redis) -> String {
+pub(crate) fn at(server: &Redis) -> String {
     format!("address: \"{}\", partitions: 4", server.address)
 }
 
-/// Posts an event; true for 202.
-async fn send(url: &str, id: &str, body: &[u8]) -> Option<u16> {
+/// Posts an event; the status, if there is an answer.
+pub(crate) async fn send(url: &str, id: &str, body: &[u8]) -> Option<u16> {
     let headers = [("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "/s"), ("ce-type", "t")];
     request("POST", url, &headers, body.to_vec()).await.ok().map(|answer| answer.status.as_u16())
 }
 
 /// Ends a load under which `outages` happened, and asserts that everything arrives and is on the bus.
-async fn all_arrive(load: Load, sink: &Sink, mut evoke: Evoke, servers: &[SocketAddr], outages: usize) {
+pub(crate) async fn all_arrive(load: Load, sink: &Sink, mut evoke: Evoke, servers: &[SocketAddr], outages: usize) {
     let Sent { ids, again } = load.end().await;
     sink.wait_all(&ids, LONG).await;
     evoke.stop().await;

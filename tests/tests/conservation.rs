@@ -21,7 +21,7 @@ const EVENTS: usize = 400;
 const EVENT_BYTES: usize = 64 << 10;
 
 /// Webhook, and a Trigger with a subscriber that takes everything at once and one that does not.
-fn home(spec: &str, fast: &Sink, slow: &Sink, delivery: &str) -> Home {
+pub(crate) fn home(spec: &str, fast: &Sink, slow: &Sink, delivery: &str) -> Home {
     let subscribers = format!(
         "inputs: {{it: {{eventSource: web, event: in}}}}\n\
          subscribers:\n  \
@@ -34,7 +34,7 @@ fn home(spec: &str, fast: &Sink, slow: &Sink, delivery: &str) -> Home {
 }
 
 /// Posts an event until it is accepted.
-async fn send(evoke: &Evoke, id: &str, bytes: usize) {
+pub(crate) async fn send(evoke: &Evoke, id: &str, bytes: usize) {
     let (url, body) = (evoke.webhook("/default/web/in"), Bytes::from(vec![b'x'; bytes]));
     let headers = [("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "/s"), ("ce-type", "t")];
     eventually(&format!("{id} is accepted"), SOON, async || {
@@ -44,12 +44,12 @@ async fn send(evoke: &Evoke, id: &str, bytes: usize) {
     .await;
 }
 
-async fn dropped(evoke: &Evoke, subscriber: &str) -> f64 {
+pub(crate) async fn dropped(evoke: &Evoke, subscriber: &str) -> f64 {
     evoke.metrics().await.sum(DROPPED, &[("subscriber", subscriber)])
 }
 
 /// Waits until nothing of the slow subscriber is under way or put aside.
-async fn at_rest(evoke: &Evoke) {
+pub(crate) async fn at_rest(evoke: &Evoke) {
     eventually("nothing is under way", LONG, async || {
         let scrape = evoke.metrics().await;
         let open = ["evoke_deliveries_parked", "evoke_deliveries_in_flight"];
@@ -120,7 +120,7 @@ pub(crate) async fn a_batch_that_is_larger_than_the_bus_holds_up_nothing() -> Ve
 }
 
 /// Every second event of those before the loss.
-fn is_refused(id: &str) -> bool {
+pub(crate) fn is_refused(id: &str) -> bool {
     id.strip_prefix("before-").and_then(|n| n.parse::<usize>().ok()).is_some_and(|n| n % 2 == 1)
 }
 

@@ -24,6 +24,7 @@ mod disk_full;
 mod durability;
 mod examples;
 mod faults;
+mod function_deadline;
 mod function_reload;
 mod functions;
 mod functions_v1beta1;
@@ -38,8 +39,11 @@ mod kafka_publishing;
 mod kafka_rebalance;
 mod kafka_refusals;
 mod kafka_source;
+mod kafka_source_expired;
 mod kafka_source_login;
+mod kafka_source_reload;
 mod kafka_topics;
+mod kafka_transactions;
 mod kill_loop;
 mod lifecycle;
 mod lost_state;
@@ -51,8 +55,10 @@ mod nats_consumer;
 mod nats_limits;
 mod nats_source;
 mod nats_streaming;
+mod older_copies;
 mod poisoned_records;
 mod quickstart;
+mod quiet_outages;
 mod rate_limit;
 mod redis_large;
 mod redis_limits;
@@ -69,6 +75,7 @@ mod send;
 mod sharing;
 mod source_credentials;
 mod source_freezes;
+mod source_letters;
 mod spans;
 mod subscriptions;
 mod tls_names;
@@ -216,6 +223,8 @@ fn main() -> ExitCode {
             a_bus_on_three_kafka_brokers_loses_nothing,
             a_bus_on_redis_loses_nothing,
             a_bus_on_redis_with_a_replica_loses_nothing;
+        function_deadline [LIMIT]:
+            those_that_ignore_sigterm_are_killed_by_the_deadline;
         function_reload [LIMIT]:
             one_that_changed_is_replaced_under_load_and_no_other_is,
             one_that_goes_with_its_trigger_finishes_and_ends,
@@ -246,7 +255,8 @@ fn main() -> ExitCode {
             a_change_that_nats_refuses_holds_up_no_other,
             a_change_that_waits_for_another_is_made_beside_one_that_nats_refuses,
             replicas_follow_the_manifest_as_far_as_there_are_servers,
-            positions_are_kept_as_often_as_the_events;
+            positions_are_kept_as_often_as_the_events,
+            everything_is_kept_in_memory_where_asked;
         functions_v1beta1 [LIMIT]:
             a_function_of_the_version_before_runs_as_it_says;
         kafka_cluster [LONG]:
@@ -286,13 +296,20 @@ fn main() -> ExitCode {
             rejected_credentials_are_named_and_hold_up_nobody_else,
             a_sink_without_a_bus_holds_the_commit,
             a_second_process_joins_and_leaves_where_there_is_only_a_sink;
+        kafka_source_expired [LIMIT]:
+            an_expired_offset_restarts_at_the_earliest_and_is_counted;
         kafka_source_login [LIMIT]:
             a_user_that_is_removed_while_connected_is_named_and_misses_nothing;
+        kafka_source_reload [LIMIT]:
+            one_that_is_edited_under_load_loses_and_repeats_nothing;
         kafka_topics [LIMIT]:
             a_topic_with_fewer_partitions_is_used_as_it_is,
             a_topic_made_again_is_read_from_its_beginning,
             partitions_that_others_add_are_taken_up,
             kafka_s_own_tools_see_how_far_a_trigger_is;
+        kafka_transactions [LIMIT]:
+            a_bus_gives_what_is_committed_and_is_at_its_end,
+            a_source_reads_what_is_committed;
         kill_loop [LONG]:
             kafka_records_survive_twenty_kills,
             webhook_events_survive_twenty_kills;
@@ -323,7 +340,8 @@ fn main() -> ExitCode {
             a_join_moves_with_its_window_on_jetstream,
             a_join_moves_with_its_window_on_kafka;
         mqtt_session [LIMIT]:
-            a_clean_session_brings_only_what_comes_while_evoke_is_there;
+            a_clean_session_brings_only_what_comes_while_evoke_is_there,
+            a_password_that_is_withdrawn_is_named_and_what_comes_meanwhile_waits;
         mqtt_source [LIMIT]:
             messages_become_events,
             the_older_version_is_spoken_where_asked,
@@ -372,9 +390,23 @@ fn main() -> ExitCode {
         nats_streaming [LIMIT]:
             every_field_is_honoured_or_warned_of,
             events_flow_and_the_warnings_are_printed;
+        older_copies [LIMIT]:
+            a_redis_that_comes_back_with_one_is_noticed_and_counted,
+            what_others_write_on_one_of_redis_arrives;
+        older_copies [LONG]:
+            a_kafka_that_comes_back_with_one_is_noticed,
+            what_others_write_on_one_of_kafka_arrives;
         quickstart [LIMIT]:
             the_readme_shows_an_event_go_through,
             send_posts_an_event;
+        quiet_outages [LIMIT]:
+            a_bus_on_jetstream_says_what_changed,
+            a_bus_on_kafka_says_what_changed,
+            a_bus_on_redis_says_what_changed,
+            a_source_of_mqtt_says_what_changed,
+            a_source_of_nats_says_what_changed,
+            a_source_of_kafka_says_what_changed,
+            a_source_of_redis_says_what_changed;
         rate_limit [LIMIT]:
             a_rate_is_kept_over_a_reload_and_holds_nobody_else_back,
             a_repeat_is_not_delivered_over_a_restart_and_a_kill,
@@ -387,7 +419,9 @@ fn main() -> ExitCode {
             drop_oldest_counts_what_a_paused_subscription_loses,
             drop_oldest_counts_what_waited_for_a_retry,
             max_age_takes_what_all_have_finished_and_nothing_that_one_needs,
-            max_age_takes_what_a_paused_subscription_needs_and_counts_it;
+            max_age_takes_what_a_paused_subscription_needs_and_counts_it,
+            a_full_disk_is_named_and_loses_nothing,
+            a_server_that_ends_on_a_full_disk_is_waited_for_and_loses_nothing;
         redis_list [LIMIT]:
             an_item_that_was_moved_for_a_lost_connection_is_delivered,
             a_consumer_that_was_taken_for_dead_is_found_when_it_is,
@@ -400,6 +434,8 @@ fn main() -> ExitCode {
         redis_source [LIMIT]:
             stream_entries_become_events,
             a_stream_starts_where_the_manifest_says,
+            an_entry_that_is_trimmed_while_it_is_pending_is_counted,
+            an_entry_that_is_trimmed_before_it_is_taken_over_is_counted,
             channel_messages_become_events,
             list_items_survive_a_kill,
             an_acl_user_over_tls_reads_its_database,
@@ -472,8 +508,11 @@ fn main() -> ExitCode {
             each_input_has_an_offset_of_its_own;
         tool_ways [LIMIT]:
             every_tool_works_by_every_way_on_the_embedded_bus,
+            every_tool_works_by_every_way_on_jetstream,
             every_tool_works_by_every_way_on_redis,
             one_bus_of_several_is_named;
+        tool_ways [LONG]:
+            every_tool_works_by_every_way_on_kafka;
         source_credentials [LIMIT]:
             a_user_of_nats_that_is_taken_away_misses_nothing,
             credentials_of_nats_that_expire_or_are_revoked_miss_nothing,
@@ -484,6 +523,10 @@ fn main() -> ExitCode {
             a_server_of_redis_loses_no_entry_of_a_stream,
             a_server_of_redis_loses_no_item_of_a_list,
             equal_items_of_a_list_are_each_delivered;
+        source_letters [LIMIT]:
+            what_cannot_be_an_event_is_read_from_the_topic_by_a_trigger,
+            what_its_own_sink_refuses_is_in_the_topic_too,
+            what_a_dead_letter_sink_refuses_is_in_the_store;
         tls_names [LIMIT]:
             a_kafka_source_checks_whom_it_reads_from,
             a_redis_source_checks_whom_it_reads_from,
@@ -502,6 +545,7 @@ fn main() -> ExitCode {
             one_broken_file_of_ten_hides_nothing_of_the_others,
             two_objects_of_one_name_are_refused,
             what_openfunction_accepts_and_ignores_is_a_warning,
+            what_cannot_run_here_is_a_warning_and_an_error_of_run,
             partial_takes_references_for_granted,
             set_and_bus_are_checked_too,
             no_manifest_kills_it,

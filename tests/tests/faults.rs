@@ -18,7 +18,7 @@ use evoke_tests::evoke::{Evoke, Home, Run};
 use evoke_tests::function::Function;
 use evoke_tests::http::{Answer, Received, Sink, get};
 use evoke_tests::ledger::{assert_conserved, assert_ordered};
-use evoke_tests::load::{self, Load};
+use evoke_tests::load::Load;
 use evoke_tests::manifests::{bus, objects, source, trigger};
 use evoke_tests::process::Signal;
 use evoke_tests::proxy::{Line, Proxy};
@@ -34,10 +34,6 @@ use self::server::Server;
 const BETWEEN: usize = 200;
 /// How long anything may take to recover.
 const RECOVERY: Duration = Duration::from_secs(120);
-/// What a fault may repeat for a subscriber at the default `maxInFlight` of 100, beside what is on the bus twice: what was delivered
-/// and not yet recorded when evoke died, or could not record for so long that it had to give its work up; what a function took
-/// and did not answer for.
-const PER_FAULT: usize = 2 * 100;
 /// How long something stays frozen, cut or full: longer than every time limit on the way would be a different test.
 const PAUSE: Duration = Duration::from_secs(2);
 const TOPIC: &str = "default.web.in";
@@ -174,7 +170,8 @@ async fn faults(name: &str, home: Home, server: Server) -> Verdict {
     let mut scene = Scene { evoke, run, function, clock, hours: 0, server, home };
     scene.evoke.ready(RECOVERY).await;
     let load = Load::start(&scene.run.webhook("/default/web/in"));
-    for fault in deal(&kinds, count, seed) {
+    let dealt = deal(&kinds, count, seed);
+    for fault in dealt.iter().copied() {
         load.more(BETWEEN, RECOVERY).await;
         println!("faults on {name}: {fault:?} after {} events", load.accepted());
         // It holds a client of every kind of server.
@@ -190,14 +187,15 @@ async fn faults(name: &str, home: Home, server: Server) -> Verdict {
     let called = function.wait_taken(CALLED, total, RECOVERY).await;
     let called_in_order = function.wait_taken(CALLED_IN_ORDER, total, RECOVERY).await;
     evoke.stop().await;
+    let unanswered: usize = dealt.iter().copied().map(Fault::stored_again).sum();
     let twice = match server.stored(&home).await {
         // What was sent again may be there twice, and so may what was being published when the server did not answer.
-        Some(stored) => assert_conserved(&sent.ids, [&stored], sent.again + count * load::SENDERS).repeats,
+        Some(stored) => assert_conserved(&sent.ids, [&stored], sent.again + unanswered).repeats,
         // Without a server, only what each sender was not answered for.
-        None => count * load::SENDERS,
+        None => unanswered,
     };
     println!("faults on {name}: {total} events, {} sent again, at most {twice} stored again", sent.again);
-    let allowed = count * PER_FAULT + twice;
+    let allowed = dealt.iter().copied().map(Fault::repeats).sum::<usize>() + twice;
     for (subscriber, delivered) in [
         ("any", any.delivered()),
         ("ordered", ordered.delivered()),

@@ -13,8 +13,9 @@ use evoke_tests::ledger::assert_conserved;
 use evoke_tests::process::Signal;
 use evoke_tests::servers::nats::Cluster;
 use evoke_tests::{SOON, eventually};
+use futures_util::TryStreamExt as _;
 
-use crate::jetstream_site::{LATER, STREAM, Site, jetstream, manifests, send_all};
+use crate::jetstream_site::{LATER, PER_OUTAGE, STREAM, Site, jetstream, manifests, send_all};
 
 /// Where positions are kept.
 const BUCKET: &str = "KV_evoke";
@@ -233,6 +234,50 @@ pub(crate) async fn positions_are_kept_as_often_as_the_events() -> Verdict {
             .await;
         }
         evoke.stop().await;
+    }
+    Ok(())
+}
+
+/// Waits until the servers have the events and the positions, and says where they keep each stream.
+async fn kept(context: &jetstream::Context) -> Vec<(String, StorageType)> {
+    let names = eventually("the servers have everything", SOON, async || {
+        let names: Vec<String> = context.stream_names().try_collect().await.ok()?;
+        [STREAM, BUCKET].iter().all(|stream| names.iter().any(|name| name == stream)).then_some(names)
+    })
+    .await;
+    let mut kept = Vec::new();
+    for name in names {
+        let storage = config(context, &name).await.storage;
+        kept.push((name, storage));
+    }
+    kept
+}
+
+pub(crate) async fn everything_is_kept_in_memory_where_asked() -> Verdict {
+    for (asked, storage) in [("file", StorageType::File), ("memory", StorageType::Memory)] {
+        let site = Site::start(&format!("partitions: 1, storage: {asked}")).await?;
+        let context = jetstream::new(site.nats.client().await);
+        let mut evoke = site.home.run().await;
+        let mut sent = send_all(&evoke, 0..5).await;
+        site.sink.wait_all(&sent, SOON).await;
+        let is_kept = |kept: &[(String, StorageType)]| kept.iter().all(|(_, found)| *found == storage);
+        let found = kept(&context).await;
+        assert!(is_kept(&found), "{asked}: {found:?}");
+
+        // What is in memory is gone with the server, and is made anew as it was.
+        site.nats.kill().await;
+        evoke.waits_for(&["bus default.default"], SOON).await;
+        site.nats.resume().await;
+        evoke.ready(LATER).await;
+        sent.extend(send_all(&evoke, 5..10).await);
+        site.sink.wait_all(&sent, LATER).await;
+        let found = kept(&jetstream::new(site.nats.client().await)).await;
+        assert!(is_kept(&found), "{asked}, made anew: {found:?}");
+        let says = ["the stream was gone and is made anew", "the bus has lost the end of its log"];
+        let said = says.iter().any(|line| evoke.log().count(line) > 0);
+        assert_eq!(said, storage == StorageType::Memory, "{asked}: a loss is said, and nothing else is");
+        evoke.stop().await;
+        assert_conserved(&sent, [&site.sink.delivered()], PER_OUTAGE);
     }
     Ok(())
 }

@@ -38,8 +38,9 @@ fn by_id<'a>(received: &'a [Received], id: &str) -> &'a Received {
 pub(crate) async fn a_plain_record_keeps_key_headers_and_position() -> Verdict {
     let broker = kafka::shared().await?;
     let topic = broker.topic(3).await;
-    let more = "contentType: application/json, attributes: {subject: order, team: blue}";
-    let (_home, mut evoke, sink, dead) = reading(&broker, &topic, more).await;
+    let attributes = "{subject: order, team: blue, dataschema: \"https://example.org/order\"}";
+    let more = format!("contentType: application/json, attributes: {attributes}");
+    let (_home, mut evoke, sink, dead) = reading(&broker, &topic, &more).await;
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - Duration::from_secs(5);
     let value = r#"{ "amount" : 1.50 }"#;
     let full = Record::new(value)
@@ -62,6 +63,7 @@ pub(crate) async fn a_plain_record_keeps_key_headers_and_position() -> Verdict {
         ("type", "io.evoke.kafka"),
         ("subject", "order"),
         ("team", "blue"),
+        ("dataschema", "https://example.org/order"),
         ("partitionkey", "order-7"),
         ("kafkapartition", "2"),
         ("kafkaoffset", "0"),

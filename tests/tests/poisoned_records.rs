@@ -1,5 +1,5 @@
-//! Records that claim to be events and are none, written to a bus's topic by another program: each is passed by, counted and named,
-//! and nothing stops there.
+//! Records that claim to be events and are none, or that a newer evoke wrote, written to a bus's topic by another program: each is passed
+//! by, counted and named, and nothing stops there.
 
 use std::collections::BTreeSet;
 
@@ -18,12 +18,13 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 const SKIPPED: &str = "evoke_bus_skipped_events_total";
 const TOPIC: [(&str, &str); 1] = [("topic", "default.web.in")];
 const CONTENT_TYPE: &str = "datacontenttype";
+const FORMAT: &str = "evokeformat";
 
 /// What another program says of its record.
 type Attributes<'a> = &'a [(&'a str, &'a [u8])];
 
 /// What claims to be an event and is none: its attributes, its data, and what is said of it.
-const POISONED: [(Attributes<'static>, &str, &str); 3] = [
+const POISONED: [(Attributes<'static>, &str, &str); 4] = [
     (&[("specversion", b"1.0"), ("source", b"/other"), ("type", b"t")], "no id", "is missing or empty"),
     (
         &[("id", b"broken"), (CONTENT_TYPE, b"application/cloudevents+json")],
@@ -34,6 +35,11 @@ const POISONED: [(Attributes<'static>, &str, &str); 3] = [
         &[("specversion", b"1.0"), ("id", b"bytes"), ("source", b"/other"), ("type", b"t"), ("subject", &[0xff, 0xfe])],
         "no text",
         "UTF-8",
+    ),
+    (
+        &[(FORMAT, b"2"), ("specversion", b"1.0"), ("id", b"newer"), ("source", b"/other"), ("type", b"t")],
+        "no idea",
+        "written by a newer evoke",
     ),
 ];
 
@@ -80,7 +86,8 @@ async fn write(server: &BusServer, attributes: Attributes<'_>, data: &str) {
                 add.arg("evokeformat").arg("1");
             }
             for (name, value) in attributes {
-                add.arg(format!("ce-{name}")).arg(*value);
+                let field = if *name == FORMAT { FORMAT.to_owned() } else { format!("ce-{name}") };
+                add.arg(field).arg(*value);
             }
             add.arg("data").arg(data).exec_async(&mut redis.connection().await).await.unwrap();
         }
@@ -94,7 +101,7 @@ async fn poison(server: &BusServer) {
 }
 
 /// Events from another program.
-async fn write_events(server: &BusServer, prefix: &str) -> BTreeSet<String> {
+pub(crate) async fn write_events(server: &BusServer, prefix: &str) -> BTreeSet<String> {
     let ids: BTreeSet<String> = (0..5).map(|n| format!("{prefix}-{n}")).collect();
     for id in &ids {
         let attributes: [(&str, &[u8]); 4] =

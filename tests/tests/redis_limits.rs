@@ -1,16 +1,23 @@
-//! What a Redis bus gives up: the oldest events where room is needed, and old ones. What a subscription loses by that is counted.
+//! What a Redis bus gives up: the oldest events where room is needed, and old ones. What a subscription loses by that is counted. And a
+//! server whose disk is full.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::ops::Range;
 use std::time::Duration;
 
-use evoke_tests::case::Verdict;
+use evoke_tests::case::{Skipped, Verdict};
+use evoke_tests::disk::SmallDisk;
 use evoke_tests::evoke::{Evoke, Home};
 use evoke_tests::http::{Answer, Sink};
 use evoke_tests::ledger::{assert_conserved, balance};
+use evoke_tests::load::Load;
 use evoke_tests::manifests::{bus, objects, pass, source, trigger};
 use evoke_tests::servers::redis::Redis;
-use evoke_tests::{SOON, eventually};
+use evoke_tests::{SOON, eventually, scratch};
+use tempfile::TempDir;
+
+use super::bus_redis;
 
 const LONG: Duration = Duration::from_secs(60);
 /// Longer than it takes until a subscription counts as one that runs nowhere, and is trimmed.
@@ -209,5 +216,55 @@ pub(crate) async fn max_age_takes_what_a_paused_subscription_needs_and_counts_it
     assert_eq!(lost, &sent - &left, "it gets what is left, and nothing else");
     assert_eq!(dropped(&evoke, "fast").await, 0.0);
     evoke.stop().await;
+    Ok(())
+}
+
+/// A server whose append-only file is on a small disk, in a folder that has to outlive both.
+async fn on_a_small_disk(appendfsync: &str) -> Result<(TempDir, SmallDisk, Redis), Skipped> {
+    let folder = scratch::dir("full");
+    let disk = SmallDisk::mount(folder.path().join("disk"), "64m").await?;
+    let dir = format!("dir {}", disk.path().display());
+    let server = Redis::with(&[&dir, &format!("appendfsync {appendfsync}")]).await?;
+    Ok((folder, disk, server))
+}
+
+pub(crate) async fn a_full_disk_is_named_and_loses_nothing() -> Verdict {
+    let (_folder, disk, server) = on_a_small_disk("everysec").await?;
+    let sink = Sink::start().await;
+    let home = bus_redis::home(&bus_redis::at(&server), &sink);
+    let mut evoke = home.run().await;
+    let url = evoke.webhook("/default/web/in");
+    let load = Load::start(&url);
+    load.more(200, LONG).await;
+    let filler = disk.fill();
+    let says = ["bus default.default: down", "takes no writes", "AOF file", "No space left on device"];
+    evoke.waits_for(&says, LONG).await;
+    assert_eq!(bus_redis::send(&url, "refused", b"x").await, Some(503));
+    // Redis tries again by itself, and has in memory what it could not write.
+    fs::remove_file(filler).unwrap();
+    evoke.ready(LONG).await;
+    load.more(200, LONG).await;
+    bus_redis::all_arrive(load, &sink, evoke, &[server.address], 1).await;
+    Ok(())
+}
+
+pub(crate) async fn a_server_that_ends_on_a_full_disk_is_waited_for_and_loses_nothing() -> Verdict {
+    let (_folder, disk, server) = on_a_small_disk("always").await?;
+    let sink = Sink::start().await;
+    let home = bus_redis::home(&bus_redis::at(&server), &sink);
+    let mut evoke = home.run().await;
+    let url = evoke.webhook("/default/web/in");
+    let load = Load::start(&url);
+    load.more(200, LONG).await;
+    let filler = disk.fill();
+    // What Redis cannot write at once it has no way to take back: it ends itself, and whoever makes space has to start it again.
+    server.ended(LONG).await;
+    evoke.waits_for(&["bus default.default: down", "nobody listens there"], LONG).await;
+    assert_eq!(bus_redis::send(&url, "refused", b"x").await, Some(503));
+    fs::remove_file(filler).unwrap();
+    server.resume().await;
+    evoke.ready(LONG).await;
+    load.more(200, LONG).await;
+    bus_redis::all_arrive(load, &sink, evoke, &[server.address], 1).await;
     Ok(())
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use evoke_tests::case::Verdict;
 use evoke_tests::evoke::{Evoke, Home};
-use evoke_tests::http::{Received, Sink};
+use evoke_tests::http::{Answer, Received, Sink};
 use evoke_tests::ledger::assert_conserved;
-use evoke_tests::manifests::{objects, pass, source};
+use evoke_tests::manifests::{bare_source, objects, pass, source};
 use evoke_tests::servers::redis::{Group, MASTER, Redis};
 use evoke_tests::servers::tls;
 use evoke_tests::{SOON, eventually};
@@ -16,6 +16,9 @@ use redis::{AsyncCommands, cmd};
 use serde_json::json;
 
 pub(crate) const GROUP: &str = "default.redis.in";
+const SKIPPED: &str = "evoke_source_skipped_total";
+/// How many entries are trimmed away while they are pending.
+const TRIMMED: usize = 4;
 
 pub(crate) async fn reading(address: &str, more: &str) -> (Home, Evoke, Sink) {
     let sink = Sink::start().await;
@@ -127,6 +130,54 @@ pub(crate) async fn a_stream_starts_where_the_manifest_says() -> Verdict {
     acked(&mut redis, "in", "g2").await;
     acked(&mut redis, "in", GROUP).await;
     evoke.stop().await;
+    Ok(())
+}
+
+/// Leaves so many entries in the stream `in`.
+async fn trim(redis: &mut MultiplexedConnection, left: usize) {
+    let gone: usize = cmd("XTRIM").arg("in").arg("MAXLEN").arg(left).query_async(redis).await.unwrap();
+    assert_eq!(gone, TRIMMED);
+}
+
+/// Waits until the source has delivered what is left of these entries, has acknowledged all, and has counted those that were trimmed.
+async fn are_counted(redis: &mut MultiplexedConnection, evoke: &mut Evoke, sink: &Sink, ids: &[String]) {
+    let left = ids[TRIMMED..].iter().cloned().collect();
+    sink.wait_all(&left, SOON).await;
+    acked(redis, "in", GROUP).await;
+    assert_eq!(evoke.metric(SKIPPED, &[("event", "in")], TRIMMED as f64, SOON).await, TRIMMED as f64);
+    evoke.stop().await;
+    assert_conserved(&left, [&sink.delivered()], 0);
+}
+
+pub(crate) async fn an_entry_that_is_trimmed_while_it_is_pending_is_counted() -> Verdict {
+    let server = Redis::start().await?;
+    let mut redis = server.connection().await;
+    let sink = Sink::scripted(|_| Answer::Hang).await;
+    // Without a bus, an entry is pending until its sink has it.
+    let spec = format!("sink: {{uri: \"{}\"}}\nredis:\n  in: {{redisHost: \"{}\"}}", sink.url("/"), server.address);
+    let home = Home::with(bare_source("redis", &spec));
+    let mut evoke = home.run().await;
+    let ids = add_some(&mut redis, 0).await;
+    sink.wait(ids.len(), SOON).await;
+    evoke.kill().await;
+    trim(&mut redis, ids.len() - TRIMMED).await;
+    sink.script(|_| Answer::Status(200));
+    are_counted(&mut redis, &mut home.run().await, &sink, &ids).await;
+    Ok(())
+}
+
+pub(crate) async fn an_entry_that_is_trimmed_before_it_is_taken_over_is_counted() -> Verdict {
+    let server = Redis::start().await?;
+    let mut redis = server.connection().await;
+    let ids = add_some(&mut redis, 0).await;
+    cmd("XGROUP").arg("CREATE").arg("in").arg(GROUP).arg(0).exec_async(&mut redis).await.unwrap();
+    let mut read = cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg("gone").arg("STREAMS").arg("in").arg(">");
+    read.exec_async(&mut redis).await.unwrap();
+    trim(&mut redis, ids.len() - TRIMMED).await;
+    let more = ", processingTimeout: 1s, redeliverInterval: 1s";
+    let (_home, mut evoke, sink) = reading(&server.address.to_string(), more).await;
+    are_counted(&mut redis, &mut evoke, &sink, &ids).await;
     Ok(())
 }
 

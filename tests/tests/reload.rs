@@ -78,7 +78,8 @@ pub(crate) async fn a_reload_under_load_loses_nothing() -> Verdict {
     Ok(())
 }
 
-async fn wait_for_round(sink: &Sink, n: usize) {
+/// Waits until one of the last events is of a round.
+pub(crate) async fn wait_for_round(sink: &Sink, n: usize) {
     let round = format!("r{n}");
     evoke_tests::eventually(&format!("events of round {n}"), SOON, async || {
         sink.received().iter().rev().take(200).any(|r| r.ce("round") == round).then_some(())

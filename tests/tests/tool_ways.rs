@@ -62,10 +62,21 @@ pub(crate) async fn every_tool_works_by_every_way_on_the_embedded_bus() -> Verdi
     Ok(())
 }
 
+pub(crate) async fn every_tool_works_by_every_way_on_jetstream() -> Verdict {
+    by_every_way(&BusServer::jetstream().await?).await
+}
+
+pub(crate) async fn every_tool_works_by_every_way_on_kafka() -> Verdict {
+    by_every_way(&BusServer::kafka().await?).await
+}
+
 pub(crate) async fn every_tool_works_by_every_way_on_redis() -> Verdict {
-    let server = BusServer::redis().await?;
+    by_every_way(&BusServer::redis().await?).await
+}
+
+async fn by_every_way(server: &BusServer) -> Verdict {
     for way in [Way::Socket, Way::Admin, Way::Beside, Way::Alone] {
-        every_tool_works(&server, way).await?;
+        every_tool_works(server, way).await?;
         server.clear().await;
     }
     Ok(())

@@ -178,6 +178,45 @@ pub(crate) async fn what_openfunction_accepts_and_ignores_is_a_warning() -> Verd
     Ok(())
 }
 
+pub(crate) async fn what_cannot_run_here_is_a_warning_and_an_error_of_run() -> Verdict {
+    let image_alone = "apiVersion: core.openfunction.io/v1beta2\nkind: Function\nmetadata: {name: f}\n\
+                       spec: {image: \"registry.example.com/f:v1\"}\n";
+    let home = Home::with(objects(&[
+        bus("default", "jetStream: {native: {replicas: 3}}"),
+        source("web", "webhook: {in: {}}"),
+        image_alone.to_owned(),
+    ]));
+    // What is said, and the ways out that it names.
+    let said = [
+        ("spec.jetStream.native: servers that evoke runs itself are for clusters", ["in `url`", "--bus embedded"]),
+        ("spec.serving.template.containers: a function without a `command` cannot run", ["add `command: [", "$PORT"]),
+    ];
+    let assert_said = |text: &str, severity: &str| {
+        for (what, ways) in said {
+            let mut lines = text.lines().filter(|line| line.contains("evoke.yaml:"));
+            let line = lines.find(|line| line.contains(&format!(": {severity}{what}")));
+            let line = line.unwrap_or_else(|| panic!("nothing says {severity}{what:?}:\n{text}"));
+            assert!(ways.iter().all(|way| line.contains(way)), "{line}\nlacks one of {ways:?}");
+        }
+    };
+    let (code, text) = validate(&home, &[]).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert_said(&text, "warning: ");
+    assert!(text.contains("0 errors, 2 warnings"), "{text}");
+
+    let (status, log) = home.evoke().output(SOON).await;
+    assert_eq!(status.code(), Some(1), "{}", log.text());
+    assert_said(&log.text(), "");
+    assert_eq!(log.count("warning: "), 0, "{}", log.text());
+
+    // The ways out lead out.
+    let container = "Function/f:serving.template.containers=[{name: function, command: [python3, f.py]}]";
+    let (code, text) = validate(&home, &["--bus", "embedded", "--set", container]).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("0 errors, 0 warnings"), "{text}");
+    Ok(())
+}
+
 pub(crate) async fn partial_takes_references_for_granted() -> Verdict {
     let home = Home::with(pass("t", "elsewhere", "orders", "http://example.com/"));
     let (code, text) = validate(&home, &[]).await;

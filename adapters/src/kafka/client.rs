@@ -30,6 +30,8 @@ pub(super) fn config(plan: &KafkaPlan, origin: &Origin, instance: &str) -> Clien
         .set("enable.auto.offset.store", "false")
         // Never-committed partitions have a committed start before they are read: this is for offsets that expired.
         .set("auto.offset.reset", "earliest")
+        // What a transaction aborted was never there, and what one has not committed yet is not to be acted on.
+        .set("isolation.level", "read_committed")
         .set("topic.metadata.refresh.interval.ms", "30000")
         .set("statistics.interval.ms", "5000")
         // What is fetched ahead is most of a consumer's memory.
@@ -46,18 +48,34 @@ pub(super) fn config(plan: &KafkaPlan, origin: &Origin, instance: &str) -> Clien
 mod tests {
     use std::sync::Arc;
 
-    use evoke_api::events::Attributes;
+    use evoke_api::events::{Attributes, StartAt};
     use evoke_api::names::ObjectName;
+    use evoke_connect::kafka::Brokers;
 
     use super::*;
 
-    #[test]
-    fn a_member_has_one_name_in_each_process_and_source() {
-        let origin = |event: &str| Origin {
+    fn origin(event: &str) -> Origin {
+        Origin {
             event_source: ObjectName::new("ns", "shop"),
             event: Arc::from(event),
             attributes: Attributes::default(),
+        }
+    }
+
+    #[test]
+    fn what_was_aborted_is_not_read() {
+        let plan = KafkaPlan {
+            brokers: Brokers::default(),
+            topic: "t".to_owned(),
+            group: "g".to_owned(),
+            start_at: StartAt::Latest,
+            content_type: None,
         };
+        assert_eq!(config(&plan, &origin("a"), "one").get("isolation.level"), Some("read_committed"));
+    }
+
+    #[test]
+    fn a_member_has_one_name_in_each_process_and_source() {
         let name = member(&origin("a"), "one");
         assert_eq!(name, member(&origin("a"), "one"));
         assert_ne!(name, member(&origin("b"), "one"));

@@ -236,8 +236,19 @@ impl Poller<'_> {
         Ok(batch)
     }
 
+    /// Notes where reading went on elsewhere than it should have.
+    fn note_resets(&mut self) {
+        for reset in self.reader.shared.take_resets() {
+            let (topic, partition, offset) = (&self.reader.plan.topic, reset.partition, reset.offset);
+            tracing::warn!(%topic, partition, offset, "the topic has no such offset any more: reading from the earliest on");
+            self.resets.insert(partition, offset);
+        }
+    }
+
     fn take(&mut self, batch: &mut Batch, message: &BorrowedMessage<'_>) {
         let (partition, offset) = (message.partition(), message.offset());
+        // The client may have told it since the last look, together with this record.
+        self.note_resets();
         if !self.resets.is_empty()
             && let Some(expected) = self.resets.remove(&partition)
         {
@@ -308,11 +319,7 @@ impl Poller<'_> {
         if let Some(cause) = shared.take_start_error() {
             return Err(cause);
         }
-        for reset in shared.take_resets() {
-            let (topic, partition, offset) = (&self.reader.plan.topic, reset.partition, reset.offset);
-            tracing::warn!(%topic, partition, offset, "the topic has no such offset any more: reading from the earliest on");
-            self.resets.insert(partition, offset);
-        }
+        self.note_resets();
         if self.down && self.checked_at.elapsed() >= ANSWER {
             if self.consumer.fetch_metadata(Some(&self.reader.plan.topic), ANSWER).is_ok() {
                 self.recovered();

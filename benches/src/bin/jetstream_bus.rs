@@ -25,8 +25,10 @@ use evoke_tests::servers::nats::Nats;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _};
 
-/// Messages that one pull asks for, and that a consumer may hold.
+/// Messages that one pull asks for at most, in messages and in bytes, since servers cut off who is so much behind; and messages that a
+/// consumer may hold.
 const PULL: usize = 10_000;
+const PULL_BYTES: usize = 32 << 20;
 const UNACKED: i64 = 100_000;
 const MAX_EVENT_BYTES: usize = 1 << 20;
 
@@ -92,12 +94,14 @@ impl Broker for JetStream<'_> {
         Ok(Box::new(RawPublisher { context: self.context().await, subject: name.to_owned().into() }))
     }
 
-    async fn consumer(&self, name: &str, _: usize, acks: bool) -> Outcome<Box<dyn Consumer>> {
+    async fn consumer(&self, name: &str, bytes: usize, acks: bool) -> Outcome<Box<dyn Consumer>> {
         let stream = self.context().await.get_stream(name).await?;
         let (ack_policy, max_ack_pending) =
             if acks { (consumer::AckPolicy::Explicit, UNACKED) } else { (consumer::AckPolicy::None, 0) };
         let config = consumer::pull::Config { ack_policy, max_ack_pending, ..consumer::pull::Config::default() };
-        let messages = stream.create_consumer(config).await?.stream().max_messages_per_batch(PULL).messages().await?;
+        let consumer = stream.create_consumer(config).await?;
+        let pull = PULL.min(PULL_BYTES / bytes.max(1));
+        let messages = consumer.stream().max_messages_per_batch(pull).messages().await?;
         Ok(Box::new(RawConsumer { messages, acks }))
     }
 

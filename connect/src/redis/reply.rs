@@ -66,7 +66,12 @@ pub fn read(value: Value) -> Result<Vec<Entry>, Garbled> {
 pub fn claimed(value: Value) -> Result<Claimed, Garbled> {
     let parts = || {
         let mut parts = array(value)?.into_iter();
-        Some(Claimed { next: string(parts.next()?)?, entries: entries(parts.next()?)? })
+        let (next, mut entries) = (string(parts.next()?)?, entries(parts.next()?)?);
+        // From Redis 7 on, what the stream no longer holds is told by its ids alone.
+        for id in parts.next().map_or(Some(Vec::new()), array)? {
+            entries.push(Entry { id: string(id)?, fields: None });
+        }
+        Some(Claimed { next, entries })
     };
     parts().ok_or(Garbled("XAUTOCLAIM"))
 }
@@ -161,9 +166,11 @@ mod tests {
     #[test]
     fn deleted_entries_have_no_fields() {
         let gone = Value::Array(vec![bulk("2-0"), Value::Nil]);
-        let value = Value::Array(vec![bulk("0-0"), Value::Array(vec![Value::Nil, gone]), Value::Array(vec![])]);
-        let claimed = claimed(value).unwrap();
-        assert_eq!(claimed, Claimed { next: "0-0".into(), entries: vec![Entry { id: "2-0".into(), fields: None }] });
+        let value =
+            Value::Array(vec![bulk("0-0"), Value::Array(vec![Value::Nil, gone]), Value::Array(vec![bulk("3-0")])]);
+        let gone = |id: &str| Entry { id: id.into(), fields: None };
+        let entries = vec![gone("2-0"), gone("3-0")];
+        assert_eq!(claimed(value), Ok(Claimed { next: "0-0".into(), entries }));
     }
 
     #[test]

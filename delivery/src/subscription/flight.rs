@@ -224,7 +224,7 @@ impl Route {
         let event = instead.as_ref().unwrap_or(event);
         let full = dead_letter::letter(event, &self.id, &letter.failure);
         loop {
-            let (target, next) = match (letter.to, &self.letter_sink, &self.letter_topic) {
+            let (target, is_last) = match (letter.to, &self.letter_sink, &self.letter_topic) {
                 (Mailbox::Sink, Some(sink), _) => {
                     let outcome = match &full {
                         Ok(full) => sink.deliver(full).await,
@@ -239,18 +239,21 @@ impl Route {
                     }
                     continue;
                 }
-                (Mailbox::Topic, _, Some(topic)) => (topic, Some(Mailbox::Store)),
-                _ => (&self.store, None),
+                (Mailbox::Topic, _, Some(topic)) => (topic, false),
+                _ => (&self.store, true),
             };
             let published = match &full {
                 Ok(full) => self.publish(target, full.clone()).await,
                 Err(error) => Err(Unpublished::TooLarge(error.to_string())),
             };
-            match (published, next) {
-                (Ok(()), _) => return Landing::Lettered(letter.to),
-                (Err(Unpublished::Unknown(cause)), _) => return Landing::Retry(Setback::new(cause)),
-                (Err(Unpublished::TooLarge(cause)), Some(_)) => self.give_up(letter, &cause),
-                (Err(Unpublished::TooLarge(_)), None) => return self.put_away_short(event, letter).await,
+            match published {
+                Ok(()) => return Landing::Lettered(letter.to),
+                Err(Unpublished::TooLarge(_)) if is_last => return self.put_away_short(event, letter).await,
+                // Nothing comes after the store: it is tried until it takes the letter, however long the whole bus is away.
+                Err(Unpublished::Unknown(cause)) if is_last || letter.attempts < self.policy.retry => {
+                    return Landing::Retry(Setback::new(cause));
+                }
+                Err(Unpublished::TooLarge(cause) | Unpublished::Unknown(cause)) => self.give_up(letter, &cause),
             }
         }
     }

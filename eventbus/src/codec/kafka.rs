@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat};
 use evoke_api::limits;
 
 use super::foreign::{self, TRACE, plain_text, text_or_base64};
-use super::{Attributes, DecodeError, essence, json};
+use super::{Attributes, DecodeError, FORMAT, FORMAT_NOW, check_format, essence, json};
 use crate::event::{Event, EventBuilder};
 
 /// The prefix of the headers that carry a CloudEvent's attributes.
@@ -14,10 +14,7 @@ const CE: &str = "ce_";
 /// A record with any of these claims to be a CloudEvent.
 const CLAIMS: [&str; 4] = ["ce_specversion", "ce_id", "ce_source", "ce_type"];
 const CONTENT_TYPE: &str = "content-type";
-/// Marks an event that evoke put on a bus; taken off when it is read.
-const FORMAT: &str = "evokeformat";
 const FORMAT_HEADER: &str = "ce_evokeformat";
-const FORMAT_NOW: &[u8] = b"1";
 
 /// The name and value of a header.
 pub type Header<'a> = (&'a str, Option<&'a [u8]>);
@@ -73,10 +70,14 @@ impl<'a> Raw<'a> {
 /// becomes `partitionkey`.
 ///
 /// # Errors
-/// [`DecodeError`] when it claims to be a CloudEvent and is not.
+/// [`DecodeError`] when it claims to be a CloudEvent and is not, or when evoke wrote it in a format newer than this one.
 pub fn decode<'a>(record: &Raw<'a>) -> Result<Decoded<'a>, DecodeError> {
     if record.headers.is_empty() {
         return Ok(Decoded::Plain);
+    }
+    // Before all else, of which another format may have nothing.
+    if let Some((_, format)) = record.headers.iter().find(|(name, _)| *name == FORMAT_HEADER) {
+        check_format(format.unwrap_or_default())?;
     }
     let media = essence(record.text_header(CONTENT_TYPE).unwrap_or_default());
     if media.eq_ignore_ascii_case(json::MEDIA_TYPE) {
@@ -117,6 +118,9 @@ fn binary<'a>(record: &Raw<'a>) -> Result<EventBuilder<'a>, DecodeError> {
 fn structured<'a>(record: &Raw<'a>) -> Result<EventBuilder<'a>, DecodeError> {
     let value = record.value.ok_or_else(|| DecodeError::Content("the record has no value".to_owned()))?;
     let (mut attributes, data) = json::read(value)?;
+    if let Some(format) = attributes.get(FORMAT) {
+        check_format(format.as_bytes())?;
+    }
     attributes.remove(FORMAT);
     for name in TRACE {
         if let (None, Some(context)) = (attributes.get(name), record.text_header(name)) {
@@ -165,7 +169,7 @@ pub fn binary_headers(event: &Event, mut header: impl FnMut(&str, &[u8])) {
             }
         }
     }
-    header(FORMAT_HEADER, FORMAT_NOW);
+    header(FORMAT_HEADER, FORMAT_NOW.as_bytes());
 }
 
 /// How many bytes the record of an event takes at most, beside what the batch around it takes.
@@ -228,6 +232,33 @@ mod tests {
         assert_eq!(headers.iter().filter(|(name, _)| name == "ce_evokeformat").count(), 1);
         assert_eq!(headers.last().unwrap().1, b"1");
         assert_eq!(read(&marked, None, &[]), event());
+    }
+
+    #[test]
+    fn what_a_newer_evoke_wrote_is_refused_by_name() {
+        let refused = |headers: &[Header<'_>], value: &[u8]| {
+            let value = Some(value);
+            let raw = Raw { topic: "t", partition: 0, offset: 1, key: None, value, timestamp: None, headers };
+            decode(&raw).unwrap_err().to_string()
+        };
+        let newer = "attribute \"evokeformat\" is \"2\", written by a newer evoke: this one reads \"1\"";
+        let mut headers: [Header<'_>; 5] = [
+            ("ce_specversion", Some(b"1.0")),
+            ("ce_id", Some(b"1")),
+            ("ce_source", Some(b"/s")),
+            ("ce_type", Some(b"t")),
+            ("ce_evokeformat", Some(b"2")),
+        ];
+        assert_eq!(refused(&headers, b"{}"), newer);
+        // It is recognised whatever else it has, or has not.
+        assert_eq!(refused(&[("ce_evokeformat", Some(b"2"))], b"?"), newer);
+        headers[1] = ("ce_id", Some(&[0xff]));
+        assert_eq!(refused(&headers, b"{}"), newer);
+        let structured: [Header<'_>; 1] = [("content-type", Some(b"application/cloudevents+json"))];
+        let value = br#"{"specversion":"1.0","id":"1","source":"/s","type":"t","evokeformat":"2"}"#;
+        assert_eq!(refused(&structured, value), newer);
+        let none: [Header<'_>; 1] = [("ce_evokeformat", None)];
+        assert!(refused(&none, b"").contains("evokeformat"));
     }
 
     #[test]

@@ -6,16 +6,13 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
-use super::{Attributes, DecodeError, essence, json};
+use super::{Attributes, DecodeError, FORMAT, FORMAT_NOW, check_format, essence, json};
 use crate::event::{Data, Event, EventBuilder};
 
 /// What the binding escapes in a header's value, beside everything that is not ASCII.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 const PREFIX: &str = "ce-";
-const FORMAT: &str = "evokeformat";
-/// The format that is written, and the latest that is read.
-const FORMAT_NOW: &str = "1";
 const STRUCTURED: &str = "application/cloudevents";
 
 /// The type of an event that is made of a message that is none.
@@ -93,10 +90,7 @@ pub fn decode<'a>(headers: Option<&'a HeaderMap>, payload: &'a Bytes) -> Result<
         if let Some(name) = attribute_name(header) {
             binary |= matches!(&*name, "id" | "source" | "type" | "specversion");
             if name == FORMAT {
-                if value != FORMAT_NOW {
-                    let message = format!("is {value:?}, written by a newer evoke: this one reads {FORMAT_NOW:?}");
-                    return Err(DecodeError::attribute(FORMAT, message));
-                }
+                check_format(value.as_bytes())?;
                 continue;
             }
             let value = unescaped(&name, value)?;

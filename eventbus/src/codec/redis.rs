@@ -14,15 +14,11 @@ use evoke_api::limits;
 use serde_json::{Map, Value};
 
 use super::foreign::{TRACE, extension, plain_text, text_or_base64};
-use super::{DecodeError, essence, json};
+use super::{DecodeError, FORMAT, FORMAT_NOW, check_format, essence, json};
 use crate::event::{Event, EventBuilder};
 
 /// The field of an entry that is the data.
 pub const DATA: &str = "data";
-/// The field that says that evoke wrote an entry, and how.
-pub const FORMAT: &str = "evokeformat";
-/// The format that is written.
-pub const FORMAT_NOW: &str = "1";
 /// The prefix of the fields that are attributes.
 const CE: &str = "ce-";
 const JSON: &str = "application/json";
@@ -88,7 +84,7 @@ pub fn fields_of(event: &Event) -> usize {
     event.attributes().count() + 3
 }
 
-/// True for an entry that [`encode`] made.
+/// True for an entry that [`encode`] made, of this evoke or another one.
 pub fn is_own(fields: &Fields) -> bool {
     fields.first().is_some_and(|(name, _)| name == FORMAT.as_bytes())
 }
@@ -97,8 +93,11 @@ pub fn is_own(fields: &Fields) -> bool {
 /// attributes and other fields extensions; without `data`, the other fields are the data, as a JSON object of strings.
 ///
 /// # Errors
-/// [`DecodeError`] says what keeps it from being an event.
+/// [`DecodeError`] says what keeps it from being an event, which is also that evoke wrote it in a format newer than this one.
 pub fn decode<'a>(id: &str, fields: Fields, defaults: &'a Defaults<'_>) -> Result<EventBuilder<'a>, DecodeError> {
+    if let Some((_, format)) = fields.iter().find(|(name, _)| name == FORMAT.as_bytes()) {
+        check_format(format)?;
+    }
     if is_own(&fields) {
         return decode_own(fields);
     }
@@ -222,6 +221,21 @@ mod tests {
         assert_eq!(fields.len(), fields_of(&event));
         assert_eq!(fields[0], (b"evokeformat".to_vec(), b"1".to_vec()));
         assert_eq!(decode("1763892000123-0", fields, &NOWHERE).unwrap().build().unwrap(), event);
+    }
+
+    #[test]
+    fn what_a_newer_evoke_wrote_is_refused_by_name() {
+        let event = Event::builder("1", "/s", "t").data("x").build().unwrap();
+        let newer = "attribute \"evokeformat\" is \"2\", written by a newer evoke: this one reads \"1\"";
+        let refused = |fields: Fields| decode("1763892000123-0", fields, &NOWHERE).unwrap_err().to_string();
+        let mut fields = encoded(&event);
+        fields[0].1 = b"2".to_vec();
+        assert_eq!(refused(fields.clone()), newer);
+        // Its fields may have another order, and other names.
+        fields.rotate_left(1);
+        assert_eq!(refused(fields), newer);
+        assert_eq!(refused(vec![(b"evokeformat".to_vec(), b"2".to_vec())]), newer);
+        assert!(refused(vec![(b"evokeformat".to_vec(), vec![0xff])]).contains("evokeformat"));
     }
 
     #[test]

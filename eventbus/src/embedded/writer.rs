@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use evoke_api::events::SyncMode;
@@ -18,6 +19,9 @@ use super::env::Env;
 use super::topic::TopicLog;
 use crate::bus::Health;
 
+/// How long a writer that had something to do a moment ago looks for more before it sleeps. To be woken takes about as long, and one
+/// who publishes batch after batch would wait for that each time.
+const LOOK: Duration = Duration::from_micros(100);
 const RETRY_LAST: Duration = Duration::from_secs(1);
 /// A buffer that grew beyond this is given back when there is nothing to do, in bytes.
 const BUFFER_KEPT: usize = 64 << 10;
@@ -62,6 +66,8 @@ pub(super) trait Log: Send + Sync + 'static {
 pub(super) struct Queue<L: Log> {
     inner: Mutex<Inner<L>>,
     changed: Condvar,
+    /// That there is something to take; changes while `inner` is locked.
+    ready: AtomicBool,
 }
 
 struct Inner<L: Log> {
@@ -74,7 +80,7 @@ struct Inner<L: Log> {
 impl<L: Log> Queue<L> {
     pub(super) fn new() -> Self {
         let inner = Inner { ops: VecDeque::new(), closing: false, retry: false };
-        Self { inner: Mutex::new(inner), changed: Condvar::new() }
+        Self { inner: Mutex::new(inner), changed: Condvar::new(), ready: AtomicBool::new(false) }
     }
 
     /// Hands an op over; false when the bus is closing.
@@ -84,24 +90,37 @@ impl<L: Log> Queue<L> {
             return false;
         }
         inner.ops.push_back((log, op));
+        self.ready.store(true, Ordering::Release);
         self.changed.notify_one();
         true
     }
 
     /// The writer ends once all that is queued was written.
     pub(super) fn close(&self) {
-        self.inner.lock().closing = true;
+        let mut inner = self.inner.lock();
+        inner.closing = true;
+        self.ready.store(true, Ordering::Release);
         self.changed.notify_one();
     }
 
     /// Has the writer try again at once what failed.
     pub(super) fn retry(&self) {
-        self.inner.lock().retry = true;
+        let mut inner = self.inner.lock();
+        inner.retry = true;
+        self.ready.store(true, Ordering::Release);
         self.changed.notify_one();
     }
 
     fn is_empty(&self) -> bool {
         self.inner.lock().ops.is_empty()
+    }
+
+    /// Looks for something to take for a moment, without sleeping.
+    fn look(&self) {
+        let begun = Instant::now();
+        while !self.ready.load(Ordering::Acquire) && begun.elapsed() < LOOK {
+            std::thread::yield_now();
+        }
     }
 
     /// Everything that is queued, after waiting for something until `until`.
@@ -118,6 +137,7 @@ impl<L: Log> Queue<L> {
             }
         }
         let closing = inner.closing;
+        self.ready.store(false, Ordering::Release);
         std::mem::replace(&mut *inner, Inner { ops: VecDeque::new(), closing, retry: false })
     }
 }
@@ -147,10 +167,16 @@ impl<L: Log> Writer<L> {
     pub(super) fn run(self) {
         let mut busy: Vec<Busy<L>> = Vec::new();
         let mut buffer = Vec::new();
+        let mut is_brisk = false;
         loop {
             let now = Instant::now();
             let next = busy.iter().filter_map(|b| b.due(now)).min();
-            let Inner { ops, closing, retry } = self.queue.take(next.is_none_or(|at| at > now), next);
+            let wait = next.is_none_or(|at| at > now);
+            if wait && is_brisk {
+                self.queue.look();
+            }
+            let Inner { ops, closing, retry } = self.queue.take(wait, next);
+            is_brisk = now.elapsed() < 2 * LOOK;
             for (log, op) in ops {
                 log.enqueue(op);
                 if !busy.iter().any(|b| Arc::ptr_eq(&b.log, &log)) {

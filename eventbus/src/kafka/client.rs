@@ -89,14 +89,23 @@ fn common(brokers: &Brokers, name: &str) -> ClientConfig {
     config
 }
 
+/// The settings of the client that makes topics and describes them.
+pub(super) fn managing(brokers: &Brokers, name: &str) -> ClientConfig {
+    common(brokers, name)
+}
+
 /// The settings of the client that asks for topics and offsets.
 pub(super) fn asking(brokers: &Brokers, name: &str) -> ClientConfig {
-    common(brokers, name)
+    let mut config = common(brokers, name);
+    // What a transaction aborted was never published. Whoever asks where a log ends must see it end where readers do, which is before the
+    // first transaction that is still open.
+    config.set("isolation.level", "read_committed");
+    config
 }
 
 /// The settings of a client that reads partitions one by one, and holds up to three times `ahead` bytes of each.
 pub(super) fn reading(brokers: &Brokers, name: &str, ahead: usize) -> ClientConfig {
-    let mut config = common(brokers, name);
+    let mut config = asking(brokers, name);
     config
         // The client assigns only with a group, of which nothing is ever asked.
         .set("group.id", "evoke-bus")
@@ -160,4 +169,17 @@ pub(super) fn publishing_singly(brokers: &Brokers, name: &str, max_bytes: usize)
     let mut config = publishing(brokers, name, max_bytes);
     config.set("batch.num.messages", "1");
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_aborted_is_neither_read_nor_counted() {
+        let brokers = Brokers::default();
+        for config in [asking(&brokers, "b"), reading(&brokers, "b", 1 << 20)] {
+            assert_eq!(config.get("isolation.level"), Some("read_committed"));
+        }
+    }
 }

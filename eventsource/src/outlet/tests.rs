@@ -128,6 +128,28 @@ impl Sink for Scripted {
     }
 }
 
+#[tokio::test]
+async fn what_a_dead_letter_sink_does_not_take_goes_to_the_topic() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = EmbeddedOptions::new("test", BusMetrics::new(&Registry::new()).unwrap());
+    let bus: Arc<dyn EventBus> = EmbeddedBus::open(dir.path(), options).unwrap();
+    let topic = TopicName::named("ns", "broken");
+    bus.declare(&TopicSpec { name: topic.clone(), partitions: 1 }).await.unwrap();
+    let sink = Arc::new(Scripted::default());
+    let policy = DeliveryPolicy { retry: 1, delay: Duration::from_millis(1), ..DeliveryPolicy::default() };
+    let letters = Letters { sink: Some(sink.clone()), policy, topic: Some((bus.clone(), topic.clone(), 1)) };
+    letters.settle(["late", "fine", "refused"].map(|id| event(id, 1)).into()).await.unwrap();
+    assert_eq!(*sink.given.lock(), ["late", "late", "fine", "refused"]);
+    let kept: Vec<_> = read(&*bus, &topic, 2).await.iter().map(|event| event.id().to_owned()).collect();
+    assert_eq!(kept, ["late", "refused"]);
+
+    let without_a_bus = Letters { topic: None, ..letters };
+    without_a_bus.settle(vec![event("fine", 1)]).await.unwrap();
+    let unsettled = without_a_bus.settle(vec![event("refused", 1)]).await.unwrap_err();
+    assert!(unsettled.0.contains("there is no bus"), "{unsettled}");
+    bus.close().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_bus_settled_means_delivered_or_dead_lettered() {
     let (sink, dead) = (Arc::new(Scripted::default()), Arc::new(Scripted { takes_all: true, ..Scripted::default() }));
@@ -227,4 +249,27 @@ async fn the_budget_makes_the_next_batch_wait() {
     assert!(!budget.has_room());
     drop(larger_than_all);
     assert!(budget.has_room());
+}
+
+#[tokio::test]
+async fn what_one_outlet_holds_the_others_wait_for() {
+    let batch = |ids: &[&str]| ids.iter().map(|id| Arrival::Event(event(id, 100))).collect::<Vec<_>>();
+    let budget = Budget::new(2 * event("1", 100).encoded_len());
+    let outlet = |sink: &Arc<Scripted>| {
+        let delivery = Arc::new(Delivery::new(subscription(), sink.clone(), DeliveryPolicy::default(), None));
+        SinkOutlet { origin: origin(), delivery, budget: budget.clone(), metrics: metrics() }
+    };
+    let sinks = [Arc::new(Scripted::default()), Arc::new(Scripted::default())];
+    let [one, other] = sinks.each_ref().map(outlet);
+    let held = one.accept(batch(&["1", "2"])).await.unwrap();
+    assert!(!one.has_room() && !other.has_room(), "one source has all there is");
+    assert!(other.accept(batch(&["3"])).now_or_never().is_none());
+
+    held.await.unwrap();
+    assert!(one.has_room() && other.has_room());
+    let half = other.accept(batch(&["3"])).now_or_never().unwrap().unwrap();
+    assert!(one.has_room(), "half of it is free");
+    assert!(one.accept(batch(&["4", "5"])).now_or_never().is_none(), "and no more");
+    half.await.unwrap();
+    assert_eq!(sinks.each_ref().map(|sink| sink.given.lock().concat()), ["12", "3"], "nothing that waited was taken");
 }

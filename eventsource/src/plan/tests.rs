@@ -80,6 +80,30 @@ fn events_must_go_somewhere() {
 }
 
 #[test]
+fn dead_letters_go_where_the_spec_says() {
+    let topic = EventSourceSpec { dead_letter_topic: Some("broken".into()), ..webhook() };
+    let Planned { plan, problems, .. } = planned(&topic);
+    assert_eq!(texts(&problems), [""; 0]);
+    let broken = DeadLetterPlan::Topic(TopicName::named("ns", "broken"));
+    assert_eq!(plan.unwrap().dead_letter, broken);
+
+    // What its own sink refuses goes there too.
+    let sink = SinkSpec { uri: Some("http://localhost:1/x".into()), ..SinkSpec::default() };
+    let sunk = EventSourceSpec { sink: Some(sink.clone()), ..topic.clone() };
+    assert_eq!(planned(&sunk).plan.unwrap().sink.unwrap().dead_letter, broken);
+
+    let both = EventSourceSpec { dead_letter_sink: Some(sink), ..topic };
+    let Planned { plan, problems, .. } = planned(&both);
+    assert!(matches!(plan.unwrap().dead_letter, DeadLetterPlan::Sink(SinkPlan::Http(_))));
+    let warned = "spec.deadLetterTopic: `deadLetterTopic` has no effect beside `deadLetterSink`";
+    assert!(problems.len() == 1 && texts(&problems)[0].starts_with(warned), "{problems:?}");
+
+    let alone = EventSourceSpec { event_bus: None, ..sunk };
+    let refused = "spec.deadLetterTopic: a topic needs a bus, and there is no `eventBus`; add `eventBus`, or use `deadLetterSink`";
+    assert!(texts(&planned(&alone).problems).iter().any(|text| text == refused), "{:?}", planned(&alone).problems);
+}
+
+#[test]
 fn a_sink_beside_a_bus_subscribes_to_every_event() {
     let sink = SinkSpec { uri: Some("http://localhost:1/x".into()), ..SinkSpec::default() };
     let spec = EventSourceSpec { sink: Some(sink.clone()), ..webhook() };

@@ -131,6 +131,33 @@ async fn a_change_touches_only_what_changed() {
     process.end(source).await;
 }
 
+#[tokio::test]
+async fn all_eventsources_of_a_process_share_one_budget() {
+    let mut process = Process::start();
+    // Whatever is accepted takes all of it.
+    process.shared.budget = Budget::new(1);
+    let (first, second) = (ticking(&[("a", "@hourly")], false), ticking(&[("b", "@hourly")], false));
+    let start =
+        |plan: &EventSourcePlan| EventSource::new(plan, Some(process.subscriptions.clone()), process.shared.clone());
+    let (mut one, mut other) = (start(&first), start(&second));
+    let held = one.outlet(&first.events[0], &first).await.unwrap();
+    let waits = other.outlet(&second.events[0], &second).await.unwrap();
+    let arrival =
+        |plan: &EventSourcePlan| vec![Arrival::Event(plan.events[0].origin.event("test", "1").build().unwrap())];
+    let settled = held.accept(arrival(&first)).await.unwrap();
+    assert!(!waits.has_room());
+    assert!(waits.accept(arrival(&second)).now_or_never().is_none());
+
+    settled.await.unwrap();
+    assert!(waits.has_room());
+    waits.accept(arrival(&second)).await.unwrap().await.unwrap();
+    for event in ["a", "b"] {
+        assert_eq!(process.first(event).await.id(), "1");
+    }
+    other.stop(soon()).await;
+    process.end(one).await;
+}
+
 /// A source that panics, or ends, or waits until it is cancelled, by turns.
 struct Fickle(Arc<std::sync::atomic::AtomicUsize>);
 

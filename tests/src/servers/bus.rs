@@ -1,5 +1,6 @@
 //! What a bus is on, for tests that are the same on several kinds of bus.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_nats::jetstream;
@@ -12,6 +13,8 @@ use super::redis::Redis;
 use crate::case::Skipped;
 use crate::evoke::Home;
 use crate::manifests::bus;
+
+const NO_SERVER: &str = "the bus inside of evoke has no server";
 
 /// A bus with a server of its own, so that nobody else's subscriptions and dead letters are on it.
 #[derive(Debug)]
@@ -82,6 +85,45 @@ impl BusServer {
             Self::JetStream(nats) => crate::bus::jetstream(&nats.url()).await,
             Self::Kafka(broker) => crate::bus::kafka(&broker.listeners.plain.to_string()),
             Self::Redis(redis) => crate::bus::redis(&[redis.address]),
+        }
+    }
+
+    /// `kill -9` of the server.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn kill(&self) {
+        match self {
+            Self::Embedded => panic!("{NO_SERVER}"),
+            Self::JetStream(nats) => nats.kill().await,
+            Self::Kafka(broker) => broker.kill().await,
+            Self::Redis(redis) => redis.kill().await,
+        }
+    }
+
+    /// Starts the server on the data that it had.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn start(&self) {
+        match self {
+            Self::Embedded => panic!("{NO_SERVER}"),
+            Self::JetStream(nats) => nats.resume().await,
+            Self::Kafka(broker) => broker.start().await,
+            Self::Redis(redis) => redis.resume().await,
+        }
+    }
+
+    /// Where the server has its data.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn data(&self) -> PathBuf {
+        match self {
+            Self::Embedded => panic!("{NO_SERVER}"),
+            Self::JetStream(nats) => nats.data(),
+            Self::Kafka(broker) => broker.data(),
+            Self::Redis(redis) => redis.data(),
         }
     }
 

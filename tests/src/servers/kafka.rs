@@ -226,6 +226,11 @@ impl Broker {
         self.process.lock().as_ref().expect("the broker runs").pid()
     }
 
+    /// Where its logs are, unless its settings say otherwise.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// A client's settings for the plain listener.
     pub fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -306,6 +311,7 @@ fn properties(folder: &Path, place: &Place, listeners: &Listeners, ca: &Path) ->
          offsets.topic.replication.factor={copies}\n\
          offsets.topic.num.partitions=4\n\
          transaction.state.log.replication.factor={copies}\n\
+         transaction.state.log.num.partitions=4\n\
          transaction.state.log.min.isr={in_sync}\n\
          share.coordinator.state.topic.replication.factor={copies}\n\
          share.coordinator.state.topic.min.isr={in_sync}\n\

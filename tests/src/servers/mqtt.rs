@@ -21,6 +21,8 @@ use crate::{SOON, eventually, ports, scratch};
 pub const USER: &str = "reader";
 /// The password of [`USER`].
 pub const PASSWORD: &str = "mqtt-secret-6f1d";
+/// The file of passwords of a broker that has one.
+const PASSWORDS: &str = "passwords";
 
 /// A broker with its data; running or not.
 #[derive(Debug)]
@@ -77,6 +79,25 @@ impl Mosquitto {
         broker.settings.push(format!("plugin_opt_config_file {}", users.display()));
         broker.resume().await;
         Ok(broker)
+    }
+
+    /// Starts a broker that has the password of [`USER`] in a file, and lets in without a log-in who names no user.
+    ///
+    /// # Errors
+    /// Where mosquitto cannot be had.
+    pub async fn with_password_file() -> Result<Self, Skipped> {
+        let mut broker = Self::prepare(&["allow_anonymous true"])?;
+        broker.settings.push(format!("password_file {}", broker.path(PASSWORDS).display()));
+        broker.set_password(PASSWORD).await;
+        broker.resume().await;
+        Ok(broker)
+    }
+
+    /// Gives [`USER`] another password in the file, for the next [`Mosquitto::resume`].
+    pub async fn set_password(&self, password: &str) {
+        let program = Program::new("mosquitto_passwd", "mosquitto_passwd").args(["-c", "-b"]);
+        let (status, log) = program.args([self.path(PASSWORDS)]).args([USER, password]).output(SOON).await;
+        assert!(status.success(), "mosquitto_passwd: {}", log.text());
     }
 
     /// Starts a broker that also listens with TLS and asks clients for a certificate.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -136,6 +137,20 @@ impl Redis {
         if let Some(mut process) = process {
             process.kill().await;
         }
+    }
+
+    /// Waits until it has ended by itself.
+    ///
+    /// # Panics
+    /// When it still runs after `within`.
+    pub async fn ended(&self, within: Duration) {
+        let process = self.process.lock().take();
+        process.expect("the server runs").ended(within).await;
+    }
+
+    /// Where its data is, unless its configuration says otherwise.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().to_owned()
     }
 
     /// True from its start until it is killed.

@@ -1,4 +1,6 @@
-//! What goes wrong, and in which order of chance.
+//! What goes wrong, in which order of chance, and what it may repeat.
+
+use evoke_tests::load::SENDERS;
 
 /// How many faults there are when nobody says otherwise, at the most.
 pub(super) const MOST: u64 = 11;
@@ -23,6 +25,48 @@ pub(super) enum Fault {
     FillDisk,
     /// The server that leads is killed, and comes back once another one leads.
     ChangeLeader,
+}
+
+/// How many deliveries of a subscriber are under way at once when nobody says otherwise.
+const MAX_IN_FLIGHT: usize = 100;
+
+impl Fault {
+    /// How many events it may deliver to a subscriber again, beside what is on the bus twice.
+    pub(super) fn repeats(self) -> usize {
+        match self {
+            // What was delivered and not yet recorded when evoke died, or could not record for so long that it gave its work up.
+            Self::KillEvoke
+            | Self::FreezeEvoke
+            | Self::KillServer
+            | Self::FreezeServer
+            | Self::CutLine
+            | Self::HoldLine
+            | Self::ChangeLeader => 2 * MAX_IN_FLIGHT,
+            // What it took and did not answer for.
+            Self::KillFunction => MAX_IN_FLIGHT,
+            // What takes longer is no failure, no timer goes by the wall clock, and on a full disk positions wait to be recorded.
+            Self::SetClockBack | Self::SetClockAhead | Self::FreezeFunction | Self::SlowLine | Self::FillDisk => 0,
+        }
+    }
+
+    /// How many events it may put on the bus twice: those that are being published and are not answered for, one a sender.
+    pub(super) fn stored_again(self) -> usize {
+        match self {
+            Self::KillEvoke
+            | Self::KillServer
+            | Self::FreezeServer
+            | Self::CutLine
+            | Self::HoldLine
+            | Self::FillDisk
+            | Self::ChangeLeader => SENDERS,
+            Self::FreezeEvoke
+            | Self::SetClockBack
+            | Self::SetClockAhead
+            | Self::KillFunction
+            | Self::FreezeFunction
+            | Self::SlowLine => 0,
+        }
+    }
 }
 
 /// A seeded source of chance.

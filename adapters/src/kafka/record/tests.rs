@@ -67,11 +67,20 @@ fn a_binary_key_is_base64() {
 
 #[test]
 fn the_manifest_replaces_attributes() {
-    let mapper = mapper(&[("type", "order.created"), ("tenant", "acme")], Some("application/json"));
+    let attributes =
+        [("source", "/mine"), ("type", "mine.created"), ("dataschema", "https://example.org/mine"), ("tenant", "acme")];
+    let mapper = mapper(&attributes, Some("application/json"));
+    // It does so for records that come as events too.
+    let records: [(&[Header<'_>], &str); 2] = [(&[], "in/3/42"), (&BINARY, "abc")];
+    for (headers, id) in records {
+        let event = event(mapper.arrival(&raw(Some(b"{}"), headers)));
+        for (name, value) in attributes {
+            assert_eq!(event.attribute(name), Some(value), "{name} of {id}");
+        }
+        assert_eq!(event.id(), id);
+    }
     let event = event(mapper.arrival(&raw(Some(b"{}"), &[])));
-    assert_eq!((event.ty(), event.attribute("tenant")), ("order.created", Some("acme")));
     assert_eq!(event.content_type(), Some("application/json"));
-    assert_eq!(event.id(), "in/3/42");
 }
 
 const BINARY: [Header<'static>; 6] = [

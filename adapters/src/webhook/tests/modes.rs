@@ -58,15 +58,19 @@ async fn any_other_body_becomes_the_data_of_an_event() {
 #[tokio::test]
 async fn the_manifest_has_the_last_word_on_attributes_and_a_word_on_content_types() {
     let mut plan = plan("orders");
-    plan.origin.attributes.insert("type".into(), "mine".into());
-    plan.origin.attributes.insert("region".into(), "eu".into());
+    let attributes =
+        [("source", "/mine"), ("type", "mine"), ("dataschema", "https://example.org/mine"), ("region", "eu")];
+    plan.origin.attributes.extend(attributes.map(|(name, value)| (name.to_owned(), value.to_owned())));
     plan.content_type = Some(http::HeaderValue::from_static("application/cloudevents+json"));
     let site = Site::with(plan, Limits::default(), 4096).await;
     site.post(&[], structured("1")).await;
     site.post(&[("content-type", "text/plain")], "x").await;
     let [event, plain] = site.outlet.events().try_into().unwrap();
-    assert_eq!((event.id(), event.ty(), event.attribute("region")), ("1", "mine", Some("eu")));
-    assert_eq!((plain.content_type(), plain.ty(), plain.data_slice()), (Some("text/plain"), "mine", &b"x"[..]));
+    for (name, value) in attributes {
+        assert_eq!([event.attribute(name), plain.attribute(name)], [Some(value); 2], "{name}");
+    }
+    assert_eq!(event.id(), "1");
+    assert_eq!((plain.content_type(), plain.data_slice()), (Some("text/plain"), &b"x"[..]));
 }
 
 #[tokio::test]

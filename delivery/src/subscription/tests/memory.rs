@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use evoke_api::names::TopicName;
 use evoke_eventbus::bus::*;
 use evoke_eventbus::event::Event;
 use futures_util::FutureExt;
@@ -22,6 +23,8 @@ pub(super) struct MemoryBus {
     /// How long a store takes.
     pub(super) store_takes: Mutex<Duration>,
     pub(super) refuses_publish: AtomicBool,
+    /// The one topic that takes nothing.
+    pub(super) refused_topic: Mutex<Option<TopicName>>,
     start: (Instant, SystemTime),
     health: watch::Sender<Health>,
     limit: usize,
@@ -91,6 +94,7 @@ impl MemoryBus {
             frozen: watch::Sender::new(false),
             store_takes: Mutex::default(),
             refuses_publish: AtomicBool::new(false),
+            refused_topic: Mutex::default(),
             start: (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)),
             health: watch::Sender::new(Health::Up),
             limit,
@@ -222,7 +226,8 @@ impl EventBus for MemoryBus {
 
     fn publish<'a>(&'a self, to: &'a Partition, events: Vec<Event>) -> Fut<'a, Receipt> {
         async move {
-            if self.refuses_publish.load(Ordering::Relaxed) {
+            let is_refused = self.refused_topic.lock().as_ref() == Some(&to.topic);
+            if is_refused || self.refuses_publish.load(Ordering::Relaxed) {
                 return Err(BusError::Unavailable("no room".into()));
             }
             self.log(to)?;
