@@ -105,14 +105,20 @@ pub(crate) async fn a_join_needs_both_and_reads_the_latest() -> Verdict {
     let spec = format!("{JOIN}\n{}", subscribers(&sink, &conditions));
     let home = Home::with(objects(&[source("web", "webhook: {orders: {}, payments: {}}"), trigger("t", &spec)]));
     let mut evoke = home.run().await;
-    send(&evoke, "orders", "o1", "order", r#"{"amount": 50}"#).await;
-    send(&evoke, "payments", "p1", "paid", "{}").await;
-    send(&evoke, "orders", "o2", "order", r#"{"amount": 150}"#).await;
-    send(&evoke, "payments", "p2", "refund", "{}").await;
-    send(&evoke, "payments", "p3", "paid", "{}").await;
-    send(&evoke, "orders", "end", "end", "{}").await;
+    let events = [
+        ("orders", "o1", "order", r#"{"amount": 50}"#),
+        ("payments", "p1", "paid", "{}"),
+        ("orders", "o2", "order", r#"{"amount": 150}"#),
+        ("payments", "p2", "refund", "{}"),
+        ("payments", "p3", "paid", "{}"),
+        ("orders", "end", "end", "{}"),
+    ];
+    for (sent, (event, id, ty, data)) in events.into_iter().enumerate() {
+        send(&evoke, event, id, ty, data).await;
+        // Of two topics, what is not read yet when the other brings news is judged after it.
+        sink.wait_at("/either", sent + 1, SOON).await;
+    }
     sink.wait_at("/last", 1, SOON).await;
-    sink.wait_at("/either", 6, SOON).await;
     sink.wait_at("/both", 5, SOON).await;
     sink.wait_at("/join", 2, SOON).await;
     sink.wait_at("/order", 3, SOON).await;
