@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use evoke_adapters::cron;
 use evoke_adapters::source::{Context, Origin, Status};
 use evoke_api::names::SubscriptionId;
@@ -14,6 +14,16 @@ use tokio::time::{Instant, sleep};
 
 /// How soon it is asked again for a turn that another process is about to give up.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// How long before its own start a process answers for what was due, where others had the turn before it: they may have been giving it
+/// away, or dead and not known to be.
+const HANDOVER: TimeDelta = TimeDelta::seconds(15);
+
+/// A turn, and whether others had it while this process waited for it.
+struct Taken {
+    hold: Hold,
+    follows: bool,
+}
 
 /// The turns of one source, over all processes on its bus.
 pub(crate) struct Turns {
@@ -32,12 +42,16 @@ impl Turns {
 
     /// Has `run` run while it is this process's turn, until cancelled.
     pub(crate) async fn run<'a>(&self, context: &Context, run: impl Fn(Context, cron::Turn) -> BoxFuture<'a, ()>) {
+        let mut since = self.since;
         loop {
-            let Some(hold) = context.cancel.run_until_cancelled(self.take(context)).await else { return };
-            let hold = Arc::new(hold);
+            let Some(taken) = context.cancel.run_until_cancelled(self.take(context)).await else { return };
+            if taken.follows {
+                since = self.since - HANDOVER;
+            }
+            let hold = Arc::new(taken.hold);
             let turn = {
                 let hold = Arc::clone(&hold);
-                cron::Turn { since: self.since, lasts: Arc::new(move || hold.may_start(Instant::now())) }
+                cron::Turn { since, lasts: Arc::new(move || hold.may_start(Instant::now())) }
             };
             let cancel = context.cancel.child_token();
             let over = cancel.clone();
@@ -58,18 +72,20 @@ impl Turns {
         }
     }
 
-    async fn take(&self, context: &Context) -> Hold {
+    async fn take(&self, context: &Context) -> Taken {
         let mut allotment = self.share.watch();
+        let mut follows = false;
         loop {
             let now = allotment.borrow_and_update().clone();
             if *now.work() != Part::Nothing {
                 match self.share.hold() {
-                    Ok(hold) => return hold,
+                    Ok(hold) => return Taken { hold, follows },
                     Err(_) => sleep(AGAIN).await,
                 }
                 continue;
             }
             if now.known {
+                follows = true;
                 // Ready to take over is all there is to be.
                 context.status.send_if_modified(|status| std::mem::replace(status, Status::Up) != Status::Up);
             }

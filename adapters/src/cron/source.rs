@@ -177,7 +177,7 @@ impl Run {
                 () = sleep(wait.unwrap_or(LOOK)), if wait.is_some() => {}
             }
         }
-        // Whoever has the next turn counts only from its own start, which may be later than a tick that is due by now.
+        // Whoever has the next turn counts only from about its own start, which may be later than a tick that is due by now.
         while self.hand_over().is_none() {
             let progress = self.flow.progress().await;
             if self.note(progress).is_some() {
