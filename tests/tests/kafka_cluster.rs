@@ -66,15 +66,6 @@ async fn fill(broker: &Broker, topic: &str, records: usize) -> BTreeSet<String> 
     placed.into_iter().map(|placed| placed.id).collect()
 }
 
-/// Waits until the group has committed all that a topic holds.
-async fn committed(broker: &Broker, group: &str, topic: &str, partitions: i32) {
-    let ends = broker.ends(topic, partitions).await;
-    eventually("everything is committed", SOON, async || {
-        (broker.committed(group, topic, partitions).await == ends).then_some(())
-    })
-    .await;
-}
-
 pub(crate) async fn a_broker_that_is_down_at_start_is_waited_for() -> Verdict {
     let broker = Broker::prepare().await?;
     let (sink, own) = (Sink::start().await, "orders");
@@ -110,7 +101,7 @@ pub(crate) async fn a_broker_that_is_killed_and_comes_back_loses_nothing() -> Ve
         broker.start().await;
         evoke.ready(Duration::from_secs(60)).await;
         sink.wait_all(&sent, Duration::from_secs(60)).await;
-        committed(&broker, "g", &topic, 4).await;
+        broker.all_committed("g", &topic, 4, SOON).await;
     }
     sent.extend(fill(&broker, &topic, READ_AHEAD).await);
     sink.wait_all(&sent, Duration::from_secs(60)).await;
@@ -201,7 +192,7 @@ pub(crate) async fn a_broker_that_freezes_loses_nothing() -> Verdict {
     let mut evoke = home.run().await;
     let before = fill(&broker, &topic, READ_AHEAD).await;
     sink.wait_all(&before, SOON).await;
-    committed(&broker, "g", &topic, 2).await;
+    broker.all_committed("g", &topic, 2, SOON).await;
     let mut sent = fill(&broker, &topic, 4 * READ_AHEAD).await;
     sink.wait_delivered(before.len() + 50, SOON).await;
     broker.freeze();
