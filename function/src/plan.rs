@@ -1,12 +1,14 @@
 //! A Function's manifest, validated: what to start, where, and with which variables.
 
+mod check;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evoke_api::credentials::{Secret, SecretKeyRef, ValueFrom, Vault};
 use evoke_api::functions::{CONTAINER, FunctionSpec, Serving};
 use evoke_api::names::ObjectName;
-use evoke_api::problem::{FieldPath, Planned, Problem};
+use evoke_api::problem::{FieldPath, Planned, Problem, quoted};
 use evoke_api::quantity;
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, PodSpec};
 use serde::Serialize;
@@ -14,6 +16,9 @@ use serde_json::Value;
 
 /// How long a function may take to listen where `serving.timeout` does not say.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// What runs a function: `workloadRuntime` where it does not say, and the other one.
+const PROGRAM: &str = "OCIContainer";
+const WASM: &str = "WasmEdge";
 /// How long a function may take to end where `terminationGracePeriodSeconds` does not say.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -37,17 +42,25 @@ pub struct FunctionPlan {
 /// Plans a Function as a child process of evoke. `manifest_dir` is what a relative `workingDir` is relative to.
 pub fn plan(name: &ObjectName, spec: &FunctionSpec, manifest_dir: &Path, vault: &dyn Vault) -> Planned<FunctionPlan> {
     let path = FieldPath::spec();
-    let mut planning = Planning { namespace: &name.namespace, vault, problems: Vec::new() };
+    let mut planning = Planning { namespace: &name.namespace, vault, problems: check::problems(spec) };
+    planning.runtime(spec, &path);
     planning.ignored(spec, &path, &["image", "workloadRuntime", "serving"]);
     let serving = spec.serving.as_ref();
     if let Some(serving) = serving {
         planning.serving(serving, &path.key("serving"));
     }
-    let plan = planning.function(name, spec, manifest_dir);
-    if spec.image.is_none() && !has_command(spec) {
+    let start_timeout = planning.start_timeout(serving, &path.key("serving"));
+    let plan = planning.function(name, spec, start_timeout, manifest_dir);
+    if spec.image.as_deref().is_none_or(str::is_empty) && !has_command(spec) {
+        let path = if spec.image.is_some() { path.key("image") } else { path };
         let message = "the function has neither an `image` nor a `command`";
         let hint = format!("add `command` to the container `{CONTAINER}` of serving.template, or an `image`");
         planning.problems.push(Problem::error(path, message).hint(hint));
+        return Planned::new(None, planning.problems);
+    }
+    if spec.build.is_none() && serving.is_none() {
+        let message = "there is neither `build` nor `serving`, so that nothing is to be done";
+        planning.problems.push(Problem::error(path, message).hint("add `serving: {}` to run the image"));
         return Planned::new(None, planning.problems);
     }
     let not_here = not_here(spec, &path);
@@ -61,7 +74,7 @@ fn has_command(spec: &FunctionSpec) -> bool {
 /// What keeps the function from running as a child process.
 fn not_here(spec: &FunctionSpec, path: &FieldPath) -> Vec<Problem> {
     let mut not_here = Vec::new();
-    if spec.workload_runtime.as_deref().is_some_and(|runtime| runtime != "OCIContainer") {
+    if spec.workload_runtime.as_deref().is_some_and(|runtime| runtime.eq_ignore_ascii_case(WASM)) {
         let message = "only programs can run without a cluster, not WebAssembly modules";
         let hint = "leave `workloadRuntime` out and give the container a `command`";
         not_here.push(Problem::error(path.key("workloadRuntime"), message).hint(hint));
@@ -85,7 +98,31 @@ struct Planning<'a> {
 }
 
 impl Planning<'_> {
-    fn function(&mut self, name: &ObjectName, spec: &FunctionSpec, manifest_dir: &Path) -> Option<FunctionPlan> {
+    fn runtime(&mut self, spec: &FunctionSpec, path: &FieldPath) {
+        let runtime = spec.workload_runtime.as_deref().unwrap_or_default();
+        if runtime.is_empty() || [PROGRAM, WASM].iter().any(|known| known.eq_ignore_ascii_case(runtime)) {
+            return;
+        }
+        let meant = if runtime.to_ascii_lowercase().contains("wasm") { WASM } else { PROGRAM };
+        let message = format!("{} is no runtime that is known, and taken for {PROGRAM}", quoted(runtime));
+        let problem = Problem::warning(path.key("workloadRuntime"), message);
+        self.problems.push(problem.hint(format!("did you mean `{meant}`")));
+    }
+
+    /// How long the function may take to listen. To OpenFunction, 0 is a time that is not set.
+    fn start_timeout(&mut self, serving: Option<&Serving>, path: &FieldPath) -> Option<Duration> {
+        let Some(text) = serving.and_then(|serving| serving.timeout.as_ref()) else { return Some(START_TIMEOUT) };
+        let timeout = quantity::duration(text, &path.key("timeout")).map_err(|p| self.problems.push(p)).ok()?;
+        Some(if timeout.is_zero() { START_TIMEOUT } else { timeout })
+    }
+
+    fn function(
+        &mut self,
+        name: &ObjectName,
+        spec: &FunctionSpec,
+        start_timeout: Option<Duration>,
+        manifest_dir: &Path,
+    ) -> Option<FunctionPlan> {
         let serving = spec.serving.as_ref()?;
         let template = serving.template.as_ref()?;
         let path = FieldPath::spec().key("serving");
@@ -93,10 +130,6 @@ impl Planning<'_> {
         let at = path.key("template").key("containers").index(index);
         let command = self.command(container, &at);
         let env = self.env(serving, container, &path, &at);
-        let start_timeout = match &serving.timeout {
-            Some(text) => quantity::duration(text, &path.key("timeout")).map_err(|p| self.problems.push(p)).ok(),
-            None => Some(START_TIMEOUT),
-        };
         let grace = self.grace(template, &path.key("template"));
         let working_dir = manifest_dir.join(container.working_dir.as_deref().unwrap_or_default());
         Some(FunctionPlan {

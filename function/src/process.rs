@@ -1,6 +1,6 @@
 //! Functions as child processes: a port is chosen, the command started under a guard, its output handed on, and its end seen to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -47,6 +47,11 @@ impl ProcessHost {
     /// [`guard::this_executable`] gives it.
     pub fn new(executable: PathBuf, output: Arc<dyn Output>) -> Self {
         Self { executable, output, ports: Ports::new() }
+    }
+
+    /// From now on no function gets one of these ports, which others are to listen on.
+    pub fn reserve(&self, ports: BTreeSet<u16>) {
+        self.ports.reserve(ports);
     }
 }
 

@@ -157,10 +157,10 @@ async fn a_command_or_folder_that_is_not_there_is_named() {
 #[tokio::test]
 async fn a_function_that_never_listens_is_ended() {
     let bench = Bench::new();
-    let limit = Duration::from_millis(300);
+    let limit = Duration::from_secs(3);
     let plan = bench.plan(&["sh", "-c", "echo $$$$ > pid; echo warming up; exec sleep 1000"]);
     let error = bench.error(FunctionPlan { start_timeout: limit, ..plan }).await;
-    assert!(error.starts_with("did not listen on port ") && error.contains("($PORT) within 0.3 s"), "{error}");
+    assert!(error.starts_with("did not listen on port ") && error.contains("($PORT) within 3 s"), "{error}");
     assert!(error.ends_with("; last output: warming up"), "{error}");
     gone(bench.pid("pid").await).await;
 }
@@ -172,8 +172,8 @@ async fn a_function_that_ignores_sigterm_is_killed_after_its_grace() {
     let instance = bench.launch(bench.plan(&["python3", "-c", &deaf])).await.unwrap();
     let authority = instance.authority().to_owned();
     let since = Instant::now();
-    instance.stop(Duration::from_millis(400)).await;
-    assert!(since.elapsed() >= Duration::from_millis(400) && since.elapsed() < Duration::from_secs(5));
+    instance.stop(Duration::from_secs(2)).await;
+    assert!(since.elapsed() >= Duration::from_secs(2) && since.elapsed() < Duration::from_secs(20));
     assert!(!listens(&authority));
     assert!(bench.output.taken().contains(&"ns/f | ending".to_owned()), "it was asked first");
 }
@@ -338,7 +338,7 @@ async fn a_function_that_keeps_failing_is_tried_again_more_and_more_slowly() {
 #[tokio::test]
 async fn the_address_is_withdrawn_before_the_function_is_asked_to_end() {
     let bench = Bench::new();
-    let slow = SERVER.replace("os._exit(0)", "import time; time.sleep(0.5); os._exit(0)");
+    let slow = SERVER.replace("os._exit(0)", "import time; time.sleep(5); os._exit(0)");
     let mut served = served(&bench, bench.plan(&["python3", "-c", &slow]));
     served.wait_for(|s| matches!(s.state, State::Ready { .. })).await;
     let mut address = served.endpoints.follow(&ObjectName::new("ns", "f"));

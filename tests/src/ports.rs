@@ -1,11 +1,11 @@
-//! Free ports, below the range that outgoing connections take theirs from.
+//! Free ports, below those that functions are given and those that outgoing connections are from.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-const FIRST: u16 = 20_000;
-const LAST: u16 = 32_000;
+const FIRST: u16 = 10_000;
+const LAST: u16 = 20_000;
 
 /// Two runs at once start in different places, so that neither takes what the other has just found free.
 static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {

@@ -104,6 +104,74 @@ fn neither_image_nor_command_is_an_error() {
         let texts = texts(&planned.problems);
         assert!(texts[0].starts_with("spec: the function has neither an `image` nor a `command`; add"), "{texts:?}");
     }
+    let problems = planned(json!({ "image": "", "serving": {} })).problems;
+    assert!(texts(&problems)[0].starts_with("spec.image: the function has neither an `image` nor a `command`; add"));
+    let mut spec = with_container(json!({ "command": ["x"] }));
+    spec["image"] = json!("");
+    assert!(planned(spec).plan.is_some(), "an image that is empty is not set");
+}
+
+#[test]
+fn what_openfunction_refuses_is_refused() {
+    let source = json!({ "url": "https://example.org/r" });
+    let build = |more: Value| {
+        let mut build = json!({ "builder": "b", "srcRepo": source });
+        build.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({ "build": build })
+    };
+    let scaled = |options: Value| json!({ "serving": { "scaleOptions": options } });
+    for (spec, expected) in [
+        (json!({}), "spec: there is neither `build` nor `serving`, so that nothing is to be done; add `serving: {}`"),
+        (build(json!({ "srcRepo": {} })), "spec.build.srcRepo: no source is named to build from; add the `url`"),
+        (
+            build(json!({ "srcRepo": { "url": "", "bundleContainer": { "image": "" } } })),
+            "spec.build.srcRepo: no source is named to build from",
+        ),
+        (build(json!({ "builder": null })), "spec.build: nothing says how to build; add `builder`"),
+        (build(json!({ "timeout": "soon" })), "spec.build.timeout: \"soon\" is no duration"),
+        (build(json!({ "builderMaxAge": "-1h" })), "spec.build.builderMaxAge: \"-1h\" is negative"),
+        (build(json!({ "shipwright": { "timeout": "5" } })), "spec.build.shipwright.timeout: \"5\" has no unit"),
+        (
+            build(json!({ "successfulBuildsHistoryLimit": -1 })),
+            "spec.build.successfulBuildsHistoryLimit: -1 is too small; write 0 or more",
+        ),
+        (build(json!({ "failedBuildsHistoryLimit": -2 })), "spec.build.failedBuildsHistoryLimit: -2 is too small"),
+        (scaled(json!({ "minReplicas": -1 })), "spec.serving.scaleOptions.minReplicas: -1 is too small"),
+        (
+            scaled(json!({ "minReplicas": 3, "maxReplicas": 2 })),
+            "spec.serving.scaleOptions.minReplicas: 3 is more than `maxReplicas`, which is 2; raise `maxReplicas`",
+        ),
+        (
+            scaled(json!({ "minReplicas": 11 })),
+            "spec.serving.scaleOptions.minReplicas: 11 is more than `maxReplicas`, which is 10 by default",
+        ),
+        (
+            scaled(json!({ "keda": { "scaledObject": {}, "scaledJob": {} } })),
+            "spec.serving.scaleOptions.keda.scaledJob: a function is scaled in one way, and `scaledObject` is set as well",
+        ),
+        (
+            scaled(json!({ "keda": { "scaledJob": { "failedJobsHistoryLimit": -1 } } })),
+            "spec.serving.scaleOptions.keda.scaledJob.failedJobsHistoryLimit: -1 is too small",
+        ),
+        (json!({ "serving": { "timeout": "soon" } }), "spec.serving.timeout: \"soon\" is no duration"),
+    ] {
+        let mut spec = spec;
+        spec["image"] = json!("registry/f:v1");
+        let planned = planned(spec);
+        assert!(planned.plan.is_none());
+        let errors: Vec<_> = planned.problems.iter().filter(|p| p.is_error()).map(ToString::to_string).collect();
+        assert!(errors.len() == 1 && errors[0].starts_with(expected), "{expected}: {errors:?}");
+    }
+    for spec in [
+        build(json!({ "builder": null, "dockerfile": "Dockerfile", "timeout": "0s", "failedBuildsHistoryLimit": 0 })),
+        build(json!({ "srcRepo": { "bundleContainer": { "image": "registry/source" } } })),
+        scaled(json!({ "minReplicas": 0, "maxReplicas": 0, "keda": { "scaledJob": {} } })),
+    ] {
+        let mut spec = spec;
+        spec["image"] = json!("registry/f:v1");
+        let problems = planned(spec).problems;
+        assert!(!problems.iter().any(Problem::is_error), "{problems:?}");
+    }
 }
 
 #[test]
@@ -113,6 +181,34 @@ fn wasm_is_for_later() {
     let planned = planned(spec);
     assert!(planned.plan.is_none());
     assert!(planned.not_here[0].to_string().starts_with("spec.workloadRuntime: only programs"));
+}
+
+#[test]
+fn a_runtime_that_is_not_known_is_said_and_a_program() {
+    let planned = |runtime: &str| {
+        let mut spec = with_container(json!({ "command": ["x"] }));
+        spec["workloadRuntime"] = json!(runtime);
+        let Planned { plan, problems, not_here } = planned(spec);
+        (plan.is_some(), texts(&problems).join(" "), not_here.len())
+    };
+    for runtime in ["", "OCIContainer", "ocicontainer"] {
+        assert_eq!(planned(runtime), (true, String::new(), 0), "{runtime}");
+    }
+    assert_eq!(planned("wasmedge"), (false, String::new(), 1));
+    for (runtime, meant) in [("OCI", "OCIContainer"), ("Wasm", "WasmEdge")] {
+        let warning = format!(
+            "spec.workloadRuntime: {runtime:?} is no runtime that is known, and taken for OCIContainer; did you mean `{meant}`"
+        );
+        assert_eq!(planned(runtime), (true, warning, 0));
+    }
+}
+
+#[test]
+fn no_time_to_start_in_is_the_usual_time() {
+    let mut spec = with_container(json!({ "command": ["x"] }));
+    spec["serving"]["timeout"] = json!("0s");
+    let planned = planned(spec);
+    assert_eq!((planned.plan.unwrap().start_timeout, planned.problems.len()), (START_TIMEOUT, 0));
 }
 
 #[test]
