@@ -15,6 +15,8 @@
 //! | [`dead_letters`] | the bus's own store of them, as operators see it |
 //! | [`jobs`] | redrive and replay |
 //! | [`subscription`] | reads a bus, selects, delivers, records: one durable position a subscriber |
+//! | [`running`] | a subscription at work in a task, which its owner ends |
+//! | `panic` | what a panic says that a subscription ended with |
 //! | [`metrics`] | the metrics of all of it |
 
 pub mod dead_letter;
@@ -24,9 +26,11 @@ pub mod function;
 pub mod http;
 pub mod jobs;
 pub mod metrics;
+mod panic;
 pub mod plan;
 pub mod rate;
 pub mod reply;
+pub mod running;
 pub mod schedule;
 pub mod sink;
 pub mod sinks;

@@ -359,6 +359,16 @@ impl Evoke {
         let status = self.ended(Duration::from_secs(40)).await;
         assert_eq!(status.code(), Some(0), "evoke did not drain cleanly");
     }
+
+    /// Asks it to drain although deliveries hang, and waits until it has ended.
+    ///
+    /// # Panics
+    /// When the exit code is not 1.
+    pub async fn stop_short(&mut self) {
+        self.signal(Signal::TERM);
+        let status = self.ended(Duration::from_secs(40)).await;
+        assert_eq!(status.code(), Some(1), "evoke does not say that deliveries were cut short");
+    }
 }
 
 /// The JSON document in what a tool printed, among the lines on standard error.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use evoke_tests::case::Verdict;
 use evoke_tests::evoke::{Evoke, Home, command};
-use evoke_tests::http::{Answer, Sink, get, request};
+use evoke_tests::http::{Answer, Sink, get, post, request};
 use evoke_tests::ledger::{assert_conserved, count};
 use evoke_tests::manifests::{bare_source, bus, objects, pass, python, source, trigger};
-use evoke_tests::process::Signal;
+use evoke_tests::process::{Log, Signal};
 use evoke_tests::servers::redis::Redis;
-use evoke_tests::{SOON, eventually};
+use evoke_tests::{SOON, eventually, ports};
+use serde_json::Value;
 
 fn webhook_to(sink: &Sink) -> Home {
     Home::with(objects(&[source("web", "webhook: {in: {}}"), pass("t", "web", "in", &sink.url("/"))]))
@@ -104,10 +105,11 @@ pub(crate) async fn a_sink_that_hangs_takes_no_time_from_the_last_steps() -> Ver
     hanging.wait(1, SOON).await;
     prompt.wait_delivered(1, SOON).await;
     // Within the deadline: the hanging delivery is cut short, then the function ends by itself, and the bus is closed.
-    evoke.stop().await;
+    evoke.stop_short().await;
     let log = evoke.log().text();
     let place = |part: &str| log.find(part).unwrap_or_else(|| panic!("{part} is not in the log"));
-    let steps = ["draining", "deliveries are cut short", "default/polite | good bye", "drained"].map(place);
+    let last = "not all deliveries ended in time; what was not finished is delivered again at the next start";
+    let steps = ["draining", "deliveries are cut short", "default/polite | good bye", last].map(place);
     assert!(steps.is_sorted(), "{steps:?}");
 
     // What was recorded is not delivered again, what was cut short is.
@@ -132,7 +134,7 @@ pub(crate) async fn a_second_signal_ends_at_once_and_loses_nothing() -> Verdict 
     evoke.log().wait_for(&["SIGTERM"], SOON).await;
     assert!(evoke.is_running(), "it drains");
     evoke.signal(Signal::INT);
-    let status = evoke.ended(Duration::from_secs(3)).await;
+    let status = evoke.ended(Duration::from_secs(15)).await;
     assert_ne!(status.code(), Some(0), "it was no clean drain");
     sink.script(|_| Answer::Status(200));
     let _evoke = home.run().await;
@@ -151,15 +153,25 @@ pub(crate) async fn ctrl_c_drains_as_sigterm_does() -> Verdict {
     Ok(())
 }
 
+/// Starts evoke, and in vain another one with the same options.
+async fn first_of_two(home: &Home) -> Evoke {
+    let run = home.evoke();
+    let first = run.clone().ready().await;
+    let (status, log) = run.output(SOON).await;
+    assert_eq!(status.code(), Some(1));
+    let (text, pid) = (log.text(), first.pid().as_raw_nonzero());
+    assert!(text.contains(&format!("in use by another evoke (process {pid})")), "{text}");
+    assert!(text.contains("--data-dir"), "names the way out: {text}");
+    first
+}
+
 pub(crate) async fn one_evoke_uses_a_data_directory() -> Verdict {
     let sink = Sink::start().await;
+    // Also where no bus is kept in it.
+    let sinks_only = bare_source("web", &format!("webhook: {{in: {{}}}}\nsink: {{uri: \"{}\"}}", sink.url("/")));
+    first_of_two(&Home::with(sinks_only)).await.stop().await;
     let home = webhook_to(&sink);
-    let mut first = home.run().await;
-    let (status, log) = home.evoke().output(SOON).await;
-    assert_eq!(status.code(), Some(1));
-    let text = log.text();
-    assert!(text.contains("in use") && text.contains(&first.pid().as_raw_nonzero().to_string()), "{text}");
-    assert!(text.contains("--data-dir"), "names the way out: {text}");
+    let mut first = first_of_two(&home).await;
     send(&first, "1").await;
     sink.wait_delivered(1, SOON).await;
     first.kill().await;
@@ -189,7 +201,7 @@ pub(crate) async fn a_log_that_was_cut_off_is_taken_up() -> Verdict {
     sink.script(|_| Answer::Status(200));
     let mut evoke = home.run().await;
     // Only the last write can be torn by a crash: at most the state or the events of one batch are gone.
-    sink.wait_delivered(199, SOON).await;
+    sink.wait_delivered(199, Duration::from_secs(120)).await;
     send(&evoke, "after").await;
     eventually("the next one", SOON, async || sink.delivered().contains_key("after").then_some(())).await;
     evoke.stop().await;
@@ -247,24 +259,73 @@ pub(crate) async fn the_admin_address_answers_this_machine_only() -> Verdict {
     Ok(())
 }
 
+pub(crate) async fn pages_of_elsewhere_read_no_admin_address() -> Verdict {
+    let sink = Sink::start().await;
+    let home = webhook_to(&sink);
+    let mut evoke = home.evoke().admin_at(&format!("0.0.0.0:{}", ports::free().port())).ready().await;
+    let own = evoke.admin("");
+    for (header, value, status) in [
+        // Nobody knows here by which names the machine goes.
+        ("host", "evoke.example:9490", 200_u16),
+        ("origin", &*own, 200),
+        ("origin", "https://evil.example", 403),
+        ("origin", "null", 403),
+    ] {
+        let answer = request("GET", &evoke.admin("/metrics"), &[(header, value)], "").await.unwrap();
+        assert_eq!(answer.status, status, "{header}: {value}");
+    }
+    evoke.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn a_port_that_the_system_chooses_is_told_once_it_is_known() -> Verdict {
+    let sink = Sink::start().await;
+    let home = webhook_to(&sink);
+    let mut evoke = home.evoke().listen_at("127.0.0.1:0").ready().await;
+    assert_eq!(evoke.log().count("POST /default/web/in, on a free port"), 1, "{}", evoke.log().text());
+    let line = evoke.log().wait_for(&["webhooks listen", "127.0.0.1:"], SOON).await;
+    let port: String = line.split("127.0.0.1:").nth(1).unwrap().chars().take_while(char::is_ascii_digit).collect();
+    let answer = post(&format!("http://127.0.0.1:{port}/default/web/in"), &[], "x").await;
+    assert_eq!(answer.status, 202, "{line}");
+    sink.wait(1, SOON).await;
+    evoke.stop().await;
+    Ok(())
+}
+
+/// All lines, of which each is to be an object.
+fn json_lines(log: &Log) -> Vec<Value> {
+    let object = |line: &str| serde_json::from_str::<Value>(line).ok().filter(Value::is_object);
+    log.text().lines().map(|line| object(line).unwrap_or_else(|| panic!("no JSON: {line}"))).collect()
+}
+
 pub(crate) async fn logs_are_json_where_asked() -> Verdict {
     let sink = Sink::start().await;
     let home = webhook_to(&sink);
-    let mut evoke = home.evoke().args(["--log-format", "json", "-v"]).ready().await;
+    home.write("foreign.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: foreign}\n");
+    // What is on standard output is for people.
+    let run = home.evoke().args(["--log-format", "json", "-v"]).below(["sh", "-c", r#"exec "$0" "$@" >/dev/null"#]);
+    let mut evoke = run.clone().ready().await;
     send(&evoke, "line-of-a-delivery").await;
     sink.wait_delivered(1, SOON).await;
-    evoke.log().wait_for(&["line-of-a-delivery", "{"], SOON).await;
+    evoke.log().wait_for(&["line-of-a-delivery"], SOON).await;
+    home.write("wrong.yaml", source("other", "webhok: {in: {}}"));
+    evoke.log().wait_for(&["the changed manifests are refused"], SOON).await;
     evoke.stop().await;
-    let lines: Vec<serde_json::Value> = evoke
-        .log()
-        .text()
-        .lines()
-        .filter(|line| line.starts_with('{'))
-        .map(|l| serde_json::from_str(l).unwrap())
-        .collect();
-    assert!(lines.len() >= 3, "{}", evoke.log().text());
+    let lines = json_lines(evoke.log());
     let delivery = lines.iter().filter(|line| line.to_string().contains("line-of-a-delivery")).count();
     assert_eq!(delivery, 1, "one line per delivery");
+    let of = |name: &str| lines.iter().find(|line| line["file"].as_str().is_some_and(|file| file.ends_with(name)));
+    let (foreign, wrong) = (of("foreign.yaml").unwrap(), of("wrong.yaml").unwrap());
+    assert_eq!((&foreign["level"], &foreign["line"]), (&"WARN".into(), &2.into()), "{foreign}");
+    assert_eq!((&wrong["level"], &wrong["line"], &wrong["column"]), (&"ERROR".into(), &6.into(), &3.into()), "{wrong}");
+    assert_eq!((&wrong["field"], &wrong["hint"]), (&"spec.webhok".into(), &"did you mean `webhook`".into()), "{wrong}");
+    assert!(wrong["message"].as_str().unwrap().contains("unknown field"), "{wrong}");
+
+    let (status, log) = run.output(SOON).await;
+    assert_eq!(status.code(), Some(1), "{}", log.text());
+    let last = json_lines(&log).pop().unwrap();
+    assert_eq!(last["level"], "ERROR", "{last}");
+    assert!(last["message"].as_str().unwrap().contains("nothing was started"), "{last}");
     Ok(())
 }
 
@@ -295,6 +356,7 @@ pub(crate) async fn a_bus_becomes_another_kind_when_nothing_waits_or_it_is_aband
 
     let abandon = ["--abandon", "default/default"];
     let mut evoke = home.evoke().args(abandon).ready().await;
+    evoke.log().wait_for(&["abandoned"], SOON).await;
     assert_eq!(evoke.log().count("abandoned"), 1, "{}", evoke.log().text());
     send(&evoke, "3").await;
     assert_eq!(sink.wait(1, SOON).await[0].id(), "3");
@@ -313,10 +375,10 @@ pub(crate) async fn a_bus_becomes_another_kind_when_nothing_waits_or_it_is_aband
 
     home.write("bus.yaml", &redis);
     let mut evoke = home.run().await;
-    assert_eq!(evoke.log().count("abandoned"), 0, "{}", evoke.log().text());
     send(&evoke, "4").await;
     sink.wait_all(&["4".to_owned()].into(), SOON).await;
     evoke.stop().await;
+    assert_eq!(evoke.log().count("abandoned"), 0, "{}", evoke.log().text());
     assert_eq!(sink.count(), 4);
     Ok(())
 }

@@ -22,6 +22,7 @@ use super::turn;
 use crate::dead_letters;
 use crate::metrics::Metrics;
 use crate::plan::SubscriptionPlan;
+use crate::running::{ABORTED, Drained};
 use crate::sinks::Sinks;
 use crate::subscription::Status;
 
@@ -39,8 +40,6 @@ const AT_ONCE: usize = 8;
 const KEPT: Duration = Duration::from_secs(60 * 60);
 /// The most intervals that a job which was cut short takes off the list.
 const HOLES: usize = 1_000;
-/// How long a lane may take to wind up once its deliveries are cut short.
-const ABORTED: Duration = Duration::from_secs(3);
 
 /// What runs the jobs of one bus.
 pub struct Runner {
@@ -95,16 +94,17 @@ impl Jobs {
 
     /// Lets deliveries finish until `deadline`, then cuts them short, and waits. What is not finished goes on after the next
     /// start.
-    pub async fn stop(mut self, deadline: Instant) {
+    pub async fn stop(mut self, deadline: Instant) -> Drained {
         self.stop.cancel();
         if timeout_at(deadline, &mut self.task).await.is_ok() {
-            return;
+            return Drained::Whole;
         }
         tracing::warn!("deliveries of jobs are cut short and will be repeated");
         self.abort.cancel();
         if timeout_at(Instant::now() + ABORTED, &mut self.task).await.is_err() {
             self.task.abort();
         }
+        Drained::CutShort
     }
 }
 
