@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
+use evoke_api::limits::IN_FLIGHT_BYTES;
 use evoke_api::problem::FieldPath;
 use evoke_api::quantity;
 use evoke_eventbus::codec::Attributes;
@@ -19,6 +20,9 @@ use url::Url;
 
 use client::{Answer, Poster};
 
+/// What the events of a batch may take, which are held all at once.
+const BATCH_BYTES: usize = IN_FLIGHT_BYTES;
+
 const EXAMPLES: &str = "\
 Examples:
   evoke send http://127.0.0.1:8080/default/shop/orders --type order.created --data '{\"amount\": 250}'
@@ -26,7 +30,7 @@ Examples:
   curl -s https://example.org/feed | evoke send http://127.0.0.1:8080/default/shop/feed --data -
   evoke send https://broker.example.org/ --event-file events.json --mode batch --bearer-token-file token
 
-Exit code: 0 when everything was answered with 2xx, 1 when it was refused or nobody answered, 2 for wrong usage.";
+Exit code: 0 when everything was answered with 2xx, 1 when something was refused, unanswered or unreadable, 2 for wrong usage.";
 
 /// `evoke send`
 #[derive(Clone, Debug, Args)]
@@ -56,7 +60,7 @@ pub struct SendArgs {
     #[arg(long, value_name = "RFC 3339", value_parser = parse_time)]
     pub time: Option<String>,
 
-    /// Another attribute or extension of the event. May be repeated.
+    /// Another attribute or extension of the event, but for `id`. May be repeated.
     #[arg(short, long = "attribute", value_name = "NAME=VALUE", value_parser = parse_attribute)]
     pub attributes: Vec<(String, String)>,
 
@@ -73,7 +77,8 @@ pub struct SendArgs {
     #[arg(long, value_name = "FILE")]
     pub event_file: Option<PathBuf>,
 
-    /// The content type of the data [default: application/json if it is JSON, text/plain if it is text].
+    /// The content type of the data [default: application/json if it is JSON, text/plain; charset=utf-8 if it is UTF-8, else
+    /// application/octet-stream].
     #[arg(long, value_name = "TYPE", value_parser = NonEmptyStringValueParser::new())]
     pub content_type: Option<String>,
 
@@ -113,7 +118,7 @@ pub struct SendArgs {
 /// CloudEvents' content modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
-    /// The data is the body, attributes are headers.
+    /// The data is the body, attributes are headers; data that is an event by its content type goes as in structured mode.
     Binary,
     /// The body is the event in JSON.
     Structured,
@@ -152,6 +157,9 @@ fn parse_time(text: &str) -> Result<String, String> {
 
 fn parse_attribute(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it as name=value")?;
+    if name == "id" {
+        return Err("the id is given with --id, and not beside --count or --event-file".into());
+    }
     Attributes::default().set(name, value).map_err(|e| e.to_string())?;
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -190,14 +198,29 @@ async fn send(args: &SendArgs, out: &mut impl Write) -> Result<(), SendError> {
     let events = events::events(args).await?;
     let poster = Poster::new(args).await?;
     match args.mode {
-        Mode::Batch => report(args, &poster, &events, out).await,
+        Mode::Batch => report(args, &poster, &batch(events)?, out).await,
         Mode::Binary | Mode::Structured => {
             for event in events {
-                report(args, &poster, &[event], out).await?;
+                report(args, &poster, &[event?], out).await?;
             }
             Ok(())
         }
     }
+}
+
+/// The events of one batch.
+fn batch(events: impl Iterator<Item = Result<Event, SendError>>) -> Result<Vec<Event>, SendError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for event in events {
+        let event = event?;
+        bytes += event.encoded_len();
+        if bytes > BATCH_BYTES {
+            let what = format!("the events of one batch have more than {BATCH_BYTES} bytes");
+            return Err(SendError(format!("{what}: send fewer of them, or each in a request of its own")));
+        }
+        batch.push(event);
+    }
+    Ok(batch)
 }
 
 #[derive(Serialize)]

@@ -1,4 +1,4 @@
-//! Posts events over HTTP/1.1, as CloudEvents in binary content mode.
+//! Posts events over HTTP/1.1, as CloudEvents in binary content mode, or in structured mode where their data is an event itself.
 //!
 //! | answer | outcome |
 //! | --- | --- |
@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
-use evoke_eventbus::codec::http::binary_headers;
+use evoke_eventbus::codec::http::message;
 use evoke_eventbus::event::Event;
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
@@ -86,10 +86,9 @@ impl Poster {
         wanted: Option<usize>,
     ) -> (Outcome, Option<Event>) {
         let deadline = Instant::now() + limit;
-        let mut request = Request::new(Full::new(event.data()));
-        (*request.method_mut(), *request.uri_mut()) = (Method::POST, uri);
         let mut headers = HeaderMap::with_capacity(24);
-        binary_headers(event, &mut headers);
+        let mut request = Request::new(Full::new(message(event, &mut headers)));
+        (*request.method_mut(), *request.uri_mut()) = (Method::POST, uri);
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("evoke/", env!("CARGO_PKG_VERSION"))));
         if let Some(auth) = auth {
             headers.insert(AUTHORIZATION, auth.clone());

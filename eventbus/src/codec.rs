@@ -24,7 +24,6 @@ mod interop;
 
 use std::borrow::Cow;
 
-use chrono::DateTime;
 use evoke_api::limits;
 
 use crate::event::{self, Data, Event, EventBuilder, InvalidEvent};
@@ -33,6 +32,9 @@ use crate::event::{self, Data, Event, EventBuilder, InvalidEvent};
 const FORMAT: &str = "evokeformat";
 /// The format that is written, and the latest that is read.
 const FORMAT_NOW: &str = "1";
+
+/// What the media types start with by which a receiver tells structured content and batches from binary content.
+const EVENT_FORMATS: &str = "application/cloudevents";
 
 /// Why something that claims to be a CloudEvent is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +96,9 @@ impl From<InvalidEvent> for DecodeError {
                 &name,
                 format!("is longer than {} KiB or holds a control character", limits::ATTRIBUTE_VALUE_BYTES / 1024),
             ),
+            InvalidEvent::Time(time) => {
+                Self::attribute("time", format!("is {time:?}, which is no timestamp such as 2026-05-04T03:02:01Z"))
+            }
             InvalidEvent::Name(name) => Self::attribute(
                 &name,
                 format!(
@@ -140,12 +145,6 @@ impl<'a> Attributes<'a> {
                 }
                 if self.others.len() + 3 >= limits::ATTRIBUTES {
                     return Err(InvalidEvent::TooMany.into());
-                }
-                if other == "time" && DateTime::parse_from_rfc3339(&value).is_err() {
-                    return Err(DecodeError::attribute(
-                        other,
-                        format!("is {:?}, which is no timestamp such as 2026-05-04T03:02:01Z", shortened(&value)),
-                    ));
                 }
                 self.others.push((name, value));
                 return Ok(());
@@ -224,6 +223,11 @@ pub fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
+/// True for a media type of structured content or of a batch, whatever the format.
+fn is_event_format(media: &str) -> bool {
+    media.get(..EVENT_FORMATS.len()).is_some_and(|start| start.eq_ignore_ascii_case(EVENT_FORMATS))
+}
+
 /// The `charset` of a content type, without quotes.
 fn charset(content_type: &str) -> Option<&str> {
     content_type.split(';').skip(1).find_map(|parameter| {
@@ -287,6 +291,11 @@ mod tests {
         for other in ["", "json", "application/jsonl", "text/plain", "application/xml; x=+json", "a/é+jso"] {
             assert!(!is_json(other), "{other}");
         }
+        for format in ["application/cloudevents", "Application/CloudEvents-batch+json", "application/cloudevents+avro"]
+        {
+            assert!(is_event_format(format), "{format}");
+        }
+        assert!(!is_event_format("application/cloud") && !is_event_format("application/json"));
         assert_eq!(charset("text/plain; a=b; Charset=\"UTF-8\""), Some("UTF-8"));
         assert_eq!(charset("text/plain"), None);
     }

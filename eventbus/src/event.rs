@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use chrono::DateTime;
 use evoke_api::limits;
 
 const HEAD_PREFIX: usize = 6;
@@ -39,6 +40,9 @@ pub enum InvalidEvent {
     /// An attribute's value is too long or holds a control character.
     #[error("the value of attribute {0:?} is longer than 32 KiB or holds a control character")]
     Value(String),
+    /// `time` is no RFC 3339 timestamp; holds how it starts.
+    #[error("attribute \"time\" is {0:?}, which is no timestamp such as 2026-05-04T03:02:01Z")]
+    Time(String),
     /// There are more attributes than evoke takes.
     #[error("more than 128 attributes")]
     TooMany,
@@ -335,6 +339,7 @@ impl From<String> for Data<'_> {
     }
 }
 
+/// What an event is refused for by whoever makes one and by whoever reads one, so that every bus gives back what it took.
 pub(crate) fn check(name: &str, value: &str) -> Result<(), InvalidEvent> {
     let lawful = !name.is_empty()
         && name.len() <= limits::ATTRIBUTE_NAME_BYTES
@@ -347,6 +352,9 @@ pub(crate) fn check(name: &str, value: &str) -> Result<(), InvalidEvent> {
     let plain = value.bytes().all(|b| (0x20..0x7f).contains(&b));
     if value.len() > limits::ATTRIBUTE_VALUE_BYTES || !plain && value.chars().any(char::is_control) {
         return Err(InvalidEvent::Value(name.to_owned()));
+    }
+    if name == "time" && DateTime::parse_from_rfc3339(value).is_err() {
+        return Err(InvalidEvent::Time(value.chars().take(limits::ATTRIBUTE_NAME_BYTES).collect()));
     }
     Ok(())
 }

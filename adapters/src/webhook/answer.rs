@@ -1,7 +1,7 @@
 //! What a sender gets back: a status, and a problem in JSON (RFC 9457) unless all is well.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
@@ -45,6 +45,12 @@ pub(super) fn refused(status: StatusCode, detail: &str) -> Answer {
 /// It is the fault of one attribute of an event in the request, where `attribute` names one.
 pub(super) fn malformed(status: StatusCode, detail: &str, attribute: Option<&str>) -> Answer {
     problem(status, detail, attribute)
+}
+
+/// The body has a coding that is not undone here.
+pub(super) fn encoded(detail: &str) -> Answer {
+    let answer = problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail, None);
+    with(answer, ACCEPT_ENCODING, HeaderValue::from_static("identity"))
 }
 
 /// The path takes other methods.

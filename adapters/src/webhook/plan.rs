@@ -44,7 +44,7 @@ impl WebhookPlan {
     }
 
     /// The address to listen at, given that of the shared listener.
-    pub(super) fn address(&self, shared: SocketAddr) -> SocketAddr {
+    pub fn address(&self, shared: SocketAddr) -> SocketAddr {
         match self.listen {
             Listen::Shared => shared,
             Listen::Port(port) => SocketAddr::new(shared.ip(), port),
@@ -84,13 +84,8 @@ pub fn plan(place: &Place<'_>, spec: &WebhookSource, problems: &mut Vec<Problem>
             Listen::Port(port)
         }
     };
-    let content_type = spec.content_type.as_deref().and_then(|text| match HeaderValue::from_str(text) {
-        Ok(value) if text.contains('/') => Some(value),
-        _ => {
-            error("contentType", format!("{text:?} is no media type"), "write it as application/json");
-            None
-        }
-    });
+    let content_type = place.fields(problems).content_type(spec.content_type.as_deref());
+    let content_type = content_type.and_then(|text| HeaderValue::try_from(text).ok());
     let auth = spec.auth.as_ref().and_then(|auth| plan_auth(place, auth, problems));
     let sound = !problems.iter().skip(before).any(Problem::is_error);
     sound.then(|| WebhookPlan { origin: place.origin.clone(), listen, path, method, auth, content_type })
@@ -165,7 +160,7 @@ fn plan_auth(place: &Place<'_>, spec: &WebhookAuth, problems: &mut Vec<Problem>)
     }
 }
 
-/// A webhook that takes what another one has.
+/// A source that takes what another one has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Clash {
     /// The EventSource of the later one.

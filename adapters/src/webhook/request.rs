@@ -1,5 +1,6 @@
 //! One request: from its head to the answer.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use chrono::{SecondsFormat, Utc};
 use evoke_eventbus::codec::http::{Decoded, decode, trace_context};
 use evoke_eventbus::codec::{DecodeError, essence, json};
 use evoke_eventbus::event::{Event, EventBuilder};
-use http::header::{CONNECTION, CONTENT_TYPE, EXPECT};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 use hyper::body::{Body, Incoming};
@@ -26,6 +27,8 @@ use super::routes::{Found, Routes};
 use crate::source::{Arrival, Outlet};
 
 const WEBHOOK_REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
+/// How much of a coding's name an answer quotes, in bytes.
+const QUOTED_BYTES: usize = 64;
 
 /// A webhook that runs.
 pub(super) struct Endpoint {
@@ -49,6 +52,7 @@ impl fmt::Debug for Endpoint {
 /// Why a request brought no event.
 enum Refusal {
     Unauthorized(HeaderValue),
+    Encoded(String),
     TooLarge(String),
     Malformed(DecodeError),
     Broken,
@@ -67,6 +71,7 @@ impl Refusal {
     fn answer(self) -> Answer {
         match self {
             Self::Unauthorized(challenge) => answer::unauthorized(challenge),
+            Self::Encoded(detail) => answer::encoded(&detail),
             Self::TooLarge(detail) => answer::refused(StatusCode::PAYLOAD_TOO_LARGE, &detail),
             Self::Malformed(error) => {
                 let status = match error {
@@ -123,6 +128,14 @@ async fn route(hub: &Hub, routes: &Routes, head: Parts, body: &mut Incoming) -> 
     }
 }
 
+/// What a body is encoded as, unless it is sent as it is: its bytes would be taken for the data.
+fn coding(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    let lists = headers.get_all(CONTENT_ENCODING).iter();
+    let mut codings = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let coding = codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))?;
+    Some(String::from_utf8_lossy(coding.get(..QUOTED_BYTES).unwrap_or(coding)))
+}
+
 impl Endpoint {
     /// A webhook that takes requests from now on. When `abandoned` is cancelled, what is not settled is left as it is.
     pub(super) fn new(plan: WebhookPlan, outlet: Arc<dyn Outlet>, abandoned: CancellationToken) -> Self {
@@ -142,6 +155,10 @@ impl Endpoint {
         let Parts { mut headers, .. } = head;
         if let Some(guard) = self.guard.as_ref().filter(|guard| !guard.admits(&headers)) {
             return Err(Refusal::Unauthorized(guard.challenge()));
+        }
+        if let Some(coding) = coding(&headers) {
+            let detail = format!("the body is encoded as {coding:?}: send it as it is, without Content-Encoding");
+            return Err(Refusal::Encoded(detail));
         }
         self.check_room()?;
         let Ok(request) = Arc::clone(&hub.requests).try_acquire_owned() else {

@@ -77,10 +77,7 @@ impl Poster {
     pub(super) async fn post(&self, args: &SendArgs, events: &[Event]) -> Result<Answer, SendError> {
         let mut headers = HeaderMap::new();
         let body = match (args.mode, events) {
-            (Mode::Binary, [event]) => {
-                binding::binary_headers(event, &mut headers);
-                event.data()
-            }
+            (Mode::Binary, [event]) => binding::message(event, &mut headers),
             (Mode::Structured, [event]) => {
                 headers.insert(CONTENT_TYPE, HeaderValue::from_static(json::MEDIA_TYPE));
                 json::encode(event)

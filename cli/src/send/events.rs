@@ -18,13 +18,22 @@ use super::{SendArgs, SendError};
 /// What a file may hold at most, in bytes.
 const FILE_BYTES: usize = IN_FLIGHT_BYTES;
 
-pub(super) async fn events(args: &SendArgs) -> Result<Vec<Event>, SendError> {
-    let builders = match &args.event_file {
-        Some(path) => whole(path).await?,
-        None => from_options(args).await?,
+/// The events to send, in order.
+pub(super) type Events<'a> = Box<dyn Iterator<Item = Result<Event, SendError>> + 'a>;
+
+/// The events of a file are built before any is sent, so that none is where one is wrong. Those that options describe differ in
+/// their ids and times alone, and each is built when it is sent.
+pub(super) async fn events(args: &SendArgs) -> Result<Events<'_>, SendError> {
+    let build = move |builder: EventBuilder<'static>| {
+        with_options(args, builder).build().map_err(|e| SendError(format!("no event: {e}")))
     };
-    let built = |builder| with_options(args, builder).build();
-    builders.into_iter().map(built).collect::<Result<_, _>>().map_err(|e| SendError(format!("no event: {e}")))
+    match &args.event_file {
+        Some(path) => {
+            let events: Vec<Event> = whole(path).await?.into_iter().map(build).collect::<Result<_, _>>()?;
+            Ok(Box::new(events.into_iter().map(Ok::<_, SendError>)))
+        }
+        None => Ok(Box::new(from_options(args).await?.map(build))),
+    }
 }
 
 /// Events of a file, complete but for what options replace.
@@ -40,7 +49,7 @@ async fn whole(path: &Path) -> Result<Vec<EventBuilder<'static>>, SendError> {
     }
 }
 
-async fn from_options(args: &SendArgs) -> Result<Vec<EventBuilder<'static>>, SendError> {
+async fn from_options(args: &SendArgs) -> Result<impl Iterator<Item = EventBuilder<'static>>, SendError> {
     let data = match (args.data.as_deref(), args.data_file.as_deref()) {
         (Some("-"), _) => Some(read(Path::new("-")).await?),
         (Some(text), _) => match text.strip_prefix('@') {
@@ -51,13 +60,13 @@ async fn from_options(args: &SendArgs) -> Result<Vec<EventBuilder<'static>>, Sen
         (None, None) => None,
     };
     let content_type = data.as_deref().map(guess);
-    let event = || {
+    let data = data.unwrap_or_default();
+    Ok((0..args.count).map(move |_| {
         Event::builder(Uuid::now_v7().to_string(), "/evoke/send", "io.evoke.send")
             .attribute("time", Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true))
             .attribute_if("datacontenttype", content_type)
-            .data(data.clone().unwrap_or_default())
-    };
-    Ok((0..args.count).map(|_| event()).collect())
+            .data(data.clone())
+    }))
 }
 
 fn guess(data: &[u8]) -> &'static str {

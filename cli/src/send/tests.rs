@@ -189,6 +189,37 @@ async fn modes_and_counts() {
     }
 }
 
+#[tokio::test]
+async fn no_more_events_are_built_than_are_sent() {
+    let server = Server::answering(StatusCode::BAD_REQUEST, "").await;
+    let count = u32::MAX.to_string();
+    let (result, _) = server.send("/", &["-n", &count, "--data", "x"]).await;
+    assert!(result.is_err_and(|why| why.contains("answered 400 Bad Request")));
+    assert_eq!(server.received.lock().len(), 1);
+
+    // A batch is one request.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("data.bin");
+    std::fs::write(&file, vec![0_u8; 1 << 20]).unwrap();
+    let args = ["-n", &count, "--mode", "batch", "--data-file", file.to_str().unwrap()];
+    let refused =
+        "the events of one batch have more than 67108864 bytes: send fewer of them, or each in a request of its own";
+    assert_eq!(server.send("/", &args).await.0, Err(refused.to_owned()));
+    assert_eq!(server.received.lock().len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_whose_data_is_an_event_arrives_as_itself() {
+    let inner = r#"{"specversion":"1.0","id":"inner","source":"/i","type":"i"}"#;
+    for mode in ["binary", "structured", "batch"] {
+        let server = Server::answering(StatusCode::ACCEPTED, "").await;
+        let args = ["--id", "outer", "--mode", mode, "--data", inner, "--content-type", "application/cloudevents+json"];
+        assert_eq!(server.send("/", &args).await, (Ok(()), "202 Accepted: outer\n".to_owned()));
+        let Received { events, .. } = server.only();
+        assert_eq!((events[0].id(), events[0].data_slice()), ("outer", inner.as_bytes()));
+    }
+}
+
 fn json_type(batch: bool) -> &'static str {
     if batch { "application/cloudevents-batch+json" } else { "application/cloudevents+json" }
 }
@@ -211,6 +242,11 @@ async fn whole_events_come_from_a_file() {
     std::fs::write(&file, event("").replace("\"n\": ", "\"n\": 1")).unwrap();
     let wrong = server.send("/", &["--event-file", path]).await.0.unwrap_err();
     assert_eq!(wrong, format!("{path} holds no CloudEvent: attribute \"id\" is missing or empty"));
+    // One that is wrong keeps the others from being sent.
+    let wide = (0..124).fold(event("4"), |event, n| event.replacen('{', &format!("{{\"x{n}\":\"\","), 1));
+    std::fs::write(&file, format!("[{},{}]", event("3"), wide)).unwrap();
+    let wrong = server.send("/", &["--event-file", path, "-a", "tenant=x"]).await.0.unwrap_err();
+    assert_eq!((wrong.as_str(), server.received.lock().len()), ("no event: more than 128 attributes", 2));
     std::fs::write(&file, "[]").unwrap();
     assert_eq!(server.send("/", &["--event-file", path]).await.0.unwrap_err(), format!("{path} holds no event"));
 }
@@ -257,7 +293,8 @@ async fn nobody_answers() {
     let error = send(&silent, &mut Vec::new()).await.unwrap_err().to_string();
     assert_eq!(error, format!("{url} did not answer: nothing came within 50ms"));
     drop(listener);
-    let error = send(&silent, &mut Vec::new()).await.unwrap_err().to_string();
+    let patient = parsed(&url, &["--timeout", "30s"]).unwrap();
+    let error = send(&patient, &mut Vec::new()).await.unwrap_err().to_string();
     assert!(error.starts_with(&format!("{url} did not answer: Connection refused")), "{error}");
 }
 
@@ -270,6 +307,8 @@ fn wrong_usage_exits_with_2() {
         ("http://u:p@x/", &[], "--basic-auth-file"),
         (url, &["--attribute", "name"], "write it as name=value"),
         (url, &["--attribute", "Bad-Name=x"], "is no attribute name"),
+        (url, &["--attribute", "id=1"], "the id is given with --id"),
+        (url, &["-a", "id=1", "-n", "3"], "the id is given with --id"),
         (url, &["--time", "yesterday"], "no timestamp"),
         (url, &["--type", ""], "value is required"),
         (url, &["-H", "x"], "write it as 'name: value'"),

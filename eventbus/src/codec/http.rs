@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 use smallvec::SmallVec;
 
-use super::{Attributes, DecodeError, essence, json, shortened};
+use super::{Attributes, DecodeError, essence, is_event_format, json, shortened};
 use crate::event::{Data, Event, EventBuilder};
 
 /// What the binding escapes in a header's value, beside everything that is not ASCII.
@@ -18,6 +18,26 @@ const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 const PREFIX: &str = "ce-";
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Sets the headers of a request that carries an event, and gives its body: the event's data, in binary content mode. A receiver tells
+/// the modes apart by the content type, so that binary content whose data is an event or a batch of them would be read as that:
+/// an event of such a `datacontenttype` goes as structured content.
+pub fn message(event: &Event, headers: &mut HeaderMap) -> Bytes {
+    let is_nested = event.content_type().is_some_and(|content_type| is_event_format(essence(content_type)));
+    if !is_nested {
+        binary_headers(event, headers);
+        return event.data();
+    }
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(json::MEDIA_TYPE));
+    for (name, header) in [("traceparent", TRACEPARENT), ("tracestate", TRACESTATE)] {
+        if let Some(value) = event.attribute(name)
+            && let Ok(value) = HeaderValue::from_maybe_shared(shared(event, value))
+        {
+            headers.insert(header, value);
+        }
+    }
+    json::encode(event)
+}
 
 /// Sets the headers of an event in binary content mode, for a request whose body is the event's data: `ce-*`, `content-type`, and
 /// the event's `traceparent` and `tracestate` as the headers of W3C Trace Context too. Headers of the same names are replaced.
@@ -111,7 +131,7 @@ pub fn decode<'a>(headers: &'a HeaderMap, body: &'a [u8]) -> Result<Decoded<'a>,
     if media.eq_ignore_ascii_case(json::BATCH_MEDIA_TYPE) {
         return json::read_batch(body, event).map(Decoded::Batch);
     }
-    if media.get(.."application/cloudevents".len()).is_some_and(|m| m.eq_ignore_ascii_case("application/cloudevents")) {
+    if is_event_format(media) {
         return Err(DecodeError::Format(shortened(media).to_owned()));
     }
     if !["ce-id", "ce-source", "ce-type", "ce-specversion"].into_iter().any(|name| headers.contains_key(name)) {

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat};
 use evoke_api::limits;
 
 use super::foreign::{self, TRACE, plain_text, text_or_base64};
-use super::{Attributes, DecodeError, FORMAT, FORMAT_NOW, check_format, essence, json};
+use super::{Attributes, DecodeError, FORMAT, FORMAT_NOW, check_format, essence, is_event_format, json};
 use crate::event::{Event, EventBuilder};
 
 /// The prefix of the headers that carry a CloudEvent's attributes.
@@ -75,15 +75,17 @@ pub fn decode<'a>(record: &Raw<'a>) -> Result<Decoded<'a>, DecodeError> {
     if record.headers.is_empty() {
         return Ok(Decoded::Plain);
     }
-    // Before all else, of which another format may have nothing.
+    // Before all else, of which another format may have nothing. What evoke writes is binary content even where its data is an event,
+    // whose media type would pass for that of structured content.
     if let Some((_, format)) = record.headers.iter().find(|(name, _)| *name == FORMAT_HEADER) {
         check_format(format.unwrap_or_default())?;
+        return binary(record).map(Decoded::Event);
     }
     let media = essence(record.text_header(CONTENT_TYPE).unwrap_or_default());
     if media.eq_ignore_ascii_case(json::MEDIA_TYPE) {
         return structured(record).map(Decoded::Event);
     }
-    if media.get(.."application/cloudevents".len()).is_some_and(|m| m.eq_ignore_ascii_case("application/cloudevents")) {
+    if is_event_format(media) {
         return Err(DecodeError::Format(super::shortened(media).to_owned()));
     }
     if !record.headers.iter().any(|(name, _)| CLAIMS.contains(name)) {
@@ -222,6 +224,33 @@ mod tests {
         assert_eq!(read(&event(), None, &[]), event());
         let keyed = read(&event(), Some(b"k"), &[("other", Some(b"x"))]);
         assert_eq!(keyed, event().to_builder().attribute("partitionkey", "k").build().unwrap());
+    }
+
+    #[test]
+    fn what_is_written_is_read_where_its_data_is_an_event() {
+        for content_type in [
+            "application/cloudevents+json; charset=utf-8",
+            "APPLICATION/cloudevents-batch+json",
+            "application/cloudevents+avro",
+        ] {
+            let inner = r#"{"specversion":"1.0","id":"inner","source":"/i","type":"i"}"#;
+            let outer = event().to_builder().attribute("datacontenttype", content_type).data(inner).build().unwrap();
+            assert_eq!(read(&outer, None, &[]), outer);
+        }
+    }
+
+    #[test]
+    fn structured_content_of_another_program_may_repeat_its_attributes_as_headers() {
+        let headers: [Header<'_>; 3] = [
+            ("content-type", Some(b"application/cloudevents+json")),
+            ("ce_specversion", Some(b"1.0")),
+            ("ce_id", Some(b"inner")),
+        ];
+        let value = br#"{"specversion":"1.0","id":"inner","source":"/i","type":"i","data":[1]}"#;
+        let value = Some(&value[..]);
+        let raw = Raw { topic: "t", partition: 0, offset: 1, key: None, value, timestamp: None, headers: &headers };
+        let Ok(Decoded::Event(event)) = decode(&raw) else { panic!("it is an event") };
+        assert_eq!(event.build().unwrap().data_slice(), b"[1]");
     }
 
     #[test]

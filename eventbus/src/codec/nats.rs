@@ -6,14 +6,13 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode, utf8_percent_encode};
 
-use super::{Attributes, DecodeError, FORMAT, FORMAT_NOW, check_format, essence, json};
+use super::{Attributes, DecodeError, EVENT_FORMATS, FORMAT, FORMAT_NOW, check_format, essence, is_event_format, json};
 use crate::event::{Data, Event, EventBuilder};
 
 /// What the binding escapes in a header's value, beside everything that is not ASCII.
 const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 const PREFIX: &str = "ce-";
-const STRUCTURED: &str = "application/cloudevents";
 
 /// The type of an event that is made of a message that is none.
 pub const PLAIN_TYPE: &str = "io.evoke.nats";
@@ -23,18 +22,22 @@ pub fn binary_headers(event: &Event) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert("ce-specversion", "1.0");
     headers.insert("ce-evokeformat", FORMAT_NOW);
-    for (name, value) in event.attributes() {
+    for (name, value) in attributes(event) {
         headers.insert(header_name(name).as_ref(), &*escaped(value));
     }
     headers
+}
+
+/// The attributes that are headers: one of the name of evoke's own mark would stand in its place, and be read as a format.
+fn attributes(event: &Event) -> impl Iterator<Item = (&str, &str)> {
+    event.attributes().filter(|(name, _)| *name != FORMAT)
 }
 
 /// The bytes that [`binary_headers`] take on the wire.
 pub fn headers_len(event: &Event) -> usize {
     const LINE: usize = ": \r\n".len();
     let fixed = "NATS/1.0\r\n\r\n".len() + "ce-specversion: 1.0\r\n".len() + "ce-evokeformat: 1\r\n".len();
-    event
-        .attributes()
+    attributes(event)
         .map(|(name, value)| PREFIX.len() + name.len() + LINE + escaped(value).len())
         .fold(fixed, |sum, line| sum + line)
 }
@@ -104,9 +107,8 @@ pub fn decode<'a>(headers: Option<&'a HeaderMap>, payload: &'a Bytes) -> Result<
         }
     }
     let media = content_type.map_or("", essence);
-    let structured = media.get(..STRUCTURED.len()).is_some_and(|start| start.eq_ignore_ascii_case(STRUCTURED));
-    if structured {
-        let json = media.len() == STRUCTURED.len() || media.eq_ignore_ascii_case(json::MEDIA_TYPE);
+    if is_event_format(media) {
+        let json = media.len() == EVENT_FORMATS.len() || media.eq_ignore_ascii_case(json::MEDIA_TYPE);
         if !json {
             return Err(DecodeError::Format(media.chars().take(64).collect()));
         }

@@ -14,8 +14,8 @@ use evoke_api::limits;
 use serde_json::{Map, Value};
 
 use super::foreign::{TRACE, extension, plain_text, text_or_base64};
-use super::{DecodeError, FORMAT, FORMAT_NOW, check_format, essence, json};
-use crate::event::{Event, EventBuilder};
+use super::{DecodeError, FORMAT, FORMAT_NOW, check_format, essence, json, twice};
+use crate::event::{Event, EventBuilder, InvalidEvent};
 
 /// The field of an entry that is the data.
 pub const DATA: &str = "data";
@@ -144,7 +144,7 @@ pub fn decode<'a>(id: &str, fields: Fields, defaults: &'a Defaults<'_>) -> Resul
 /// An entry that [`encode`] made.
 fn decode_own(fields: Fields) -> Result<EventBuilder<'static>, DecodeError> {
     let mut required = [const { None }; 3];
-    let mut others = Vec::with_capacity(fields.len());
+    let mut others: Vec<(Cow<'static, str>, Cow<'static, str>)> = Vec::with_capacity(fields.len());
     let mut data = Bytes::new();
     let text = |bytes| String::from_utf8(bytes).map_err(|_| content("an attribute is no UTF-8 text".into()));
     for (mut name, value) in fields {
@@ -159,7 +159,15 @@ fn decode_own(fields: Fields) -> Result<EventBuilder<'static>, DecodeError> {
             Some(b"type") => required[2] = Some(text(value)?),
             Some(_) => {
                 name.drain(..CE.len());
-                others.push((text(name)?.into(), text(value)?.into()));
+                let name = text(name)?;
+                if others.len() >= limits::ATTRIBUTES {
+                    return Err(InvalidEvent::TooMany.into());
+                }
+                // No event has an attribute twice: another bus would not give it back.
+                if others.iter().any(|(other, _)| *other == name) {
+                    return Err(twice(&name));
+                }
+                others.push((name.into(), text(value)?.into()));
             }
         }
     }
@@ -221,6 +229,16 @@ mod tests {
         assert_eq!(fields.len(), fields_of(&event));
         assert_eq!(fields[0], (b"evokeformat".to_vec(), b"1".to_vec()));
         assert_eq!(decode("1763892000123-0", fields, &NOWHERE).unwrap().build().unwrap(), event);
+    }
+
+    #[test]
+    fn what_is_written_is_read_where_its_data_is_an_event() {
+        let event = Event::builder("outer", "/s", "t")
+            .attribute("datacontenttype", "application/cloudevents+json")
+            .data(r#"{"specversion":"1.0","id":"inner","source":"/i","type":"i"}"#)
+            .build()
+            .unwrap();
+        assert_eq!(decode("1763892000123-0", encoded(&event), &NOWHERE).unwrap().build().unwrap(), event);
     }
 
     #[test]

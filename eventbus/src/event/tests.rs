@@ -62,6 +62,14 @@ fn what_is_no_event_is_refused_with_its_reason() {
     assert_eq!(of("a", &format!("{long}v")), Err(InvalidEvent::Value("a".into())));
     assert_eq!(of("a", "line\nbreak"), Err(InvalidEvent::Value("a".into())));
     assert_eq!(of("specversion", "0.3"), Err(InvalidEvent::SpecVersion("0.3".into())));
+    for time in ["2026-05-04T03:02:01Z", "2026-02-28t23:59:60.123456789012+01:00", "0000-01-01T00:00:00-23:59"] {
+        assert_eq!(of("time", time), Ok(()), "{time}");
+    }
+    for none in ["", "yesterday", "2026-05-04", "2026-05-04T03:02:01", "2026-02-29T03:02:01Z", "2026-05-04T24:00:00Z"] {
+        assert_eq!(of("time", none), Err(InvalidEvent::Time(none.into())));
+    }
+    assert_eq!(of("time", &long), Err(InvalidEvent::Time("v".repeat(64))));
+    assert_eq!(of("xtime", "yesterday"), Ok(()));
     let many = |n: usize| (0..n).fold(minimal(), |b, i| b.attribute(format!("a{i}"), "v")).build().map(|_| ());
     assert_eq!(many(limits::ATTRIBUTES - 3), Ok(()));
     assert_eq!(many(limits::ATTRIBUTES - 2), Err(InvalidEvent::TooMany));
@@ -93,7 +101,7 @@ fn debug_shows_no_data() {
 }
 
 fn names() -> impl Strategy<Value = String> {
-    "[a-z0-9]{1,64}".prop_filter("reserved", |n| !["data", "specversion"].contains(&n.as_str()))
+    "[a-z0-9]{1,64}".prop_filter("reserved", |n| !["data", "specversion", "time"].contains(&n.as_str()))
 }
 
 proptest! {

@@ -5,10 +5,13 @@ use std::time::Duration;
 use evoke_api::credentials::Secret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
 
 use super::*;
 use crate::webhook::Auth;
 
+/// How long to wait before asking again for what takes seconds: each time takes a port for a while.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const POST: &str = "POST /ns/shop/orders HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n";
 
 /// One request on a connection that stays open: the status of its answer.
@@ -102,7 +105,7 @@ async fn closing_does_not_wait_for_ever() {
 
 #[tokio::test]
 async fn a_webhook_is_changed_without_a_connection_or_a_request_lost() {
-    let limits = Limits { linger: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits { linger: Duration::from_secs(2), ..Limits::default() };
     let site = Site::with(plan("orders"), limits, 4096).await;
     let mut kept = TcpStream::connect(site.address).await.unwrap();
     assert_eq!(on(&mut kept, &[POST, "ab"].concat()).await, 202);
@@ -135,12 +138,12 @@ async fn a_webhook_is_changed_without_a_connection_or_a_request_lost() {
     other.up().await;
     last.stop().await;
     while on(&mut kept, &[POST, "ab"].concat()).await == 503 {
-        tokio::task::yield_now().await;
+        sleep(LOOK_AGAIN).await;
     }
     assert_eq!(on(&mut kept, &[POST, "ab"].concat()).await, 404);
     other.stop().await;
     while TcpStream::connect(site.address).await.is_ok() {
-        tokio::task::yield_now().await;
+        sleep(LOOK_AGAIN).await;
     }
     assert_eq!(site.listeners.shared_address(), None);
     let mut rest = Vec::new();

@@ -44,6 +44,34 @@ async fn malformed_events_are_named_with_their_attribute() {
 }
 
 #[tokio::test]
+async fn encoded_bodies_are_refused_with_what_to_send_instead() {
+    let site = Site::new().await;
+    for (sent, named) in [("gzip", "gzip"), ("Identity, BR", "BR"), (", x-\"1\"", "x-\\\"1\\\"")] {
+        for headers in [&[("content-encoding", sent)][..], &[("content-encoding", sent), STRUCTURED]] {
+            let reply = site.post(headers, "x").await;
+            assert_eq!(
+                (reply.status, reply.header("accept-encoding")),
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "identity")
+            );
+            let expected = format!("the body is encoded as \"{named}\": send it as it is, without Content-Encoding");
+            assert_eq!(reply.detail(), expected);
+        }
+    }
+    let twice = site.post(&[("content-encoding", "identity"), ("content-encoding", "gzip")], "x").await;
+    assert_eq!(twice.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    // By what is announced, before it is sent.
+    let asked = b"POST /ns/shop/orders HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\
+                  content-encoding: gzip\r\nexpect: 100-continue\r\n\r\n";
+    let announced = raw(&site, asked).await;
+    assert!(announced.starts_with("HTTP/1.1 415 "), "{announced}");
+    assert_eq!(site.outlet.events(), []);
+    for plain in ["identity", "IDENTITY ,", ""] {
+        assert_eq!(site.post(&[("content-encoding", plain)], "x").await.status, StatusCode::ACCEPTED, "{plain:?}");
+    }
+    assert_eq!(site.outlet.events().len(), 3);
+}
+
+#[tokio::test]
 async fn what_is_too_large_is_refused_whole() {
     let site = Site::with(plan("orders"), Limits { batch_bytes: 30_000, ..Limits::default() }, 4096).await;
     let too_large = |reply: Reply| {

@@ -68,6 +68,37 @@ fn values_that_need_no_escaping_are_not_copied() {
 }
 
 #[test]
+fn a_message_is_read_as_the_event_that_it_carries() {
+    let inner = r#"{"specversion":"1.0","id":"inner","source":"/i","type":"i"}"#;
+    for (content_type, sent_as, data) in [
+        ("application/json", "application/json", inner),
+        ("application/cloudevents+json; charset=utf-8", json::MEDIA_TYPE, inner),
+        ("Application/CloudEvents-batch+json", json::MEDIA_TYPE, "[]"),
+        ("application/cloudevents+avro", json::MEDIA_TYPE, "\u{1}avro"),
+        ("application/cloudevents+json", json::MEDIA_TYPE, "{ no JSON"),
+    ] {
+        let event = Event::builder("outer", "/s", "t")
+            .attribute("datacontenttype", content_type)
+            .attribute("traceparent", PARENT)
+            .attribute("subject", "a \"b\"")
+            .data(data)
+            .build()
+            .unwrap();
+        let mut map = HeaderMap::new();
+        let body = message(&event, &mut map);
+        assert_eq!(map[CONTENT_TYPE], sent_as);
+        assert_eq!(map[TRACEPARENT], PARENT);
+        let Ok(Decoded::One(read)) = decode(&map, &body) else { panic!("{content_type}") };
+        let read = read.build().unwrap();
+        assert_eq!(read.data_slice(), event.data_slice());
+        assert_eq!(read.attributes().count(), event.attributes().count());
+        for (name, value) in event.attributes() {
+            assert_eq!(read.attribute(name), Some(value), "{name}");
+        }
+    }
+}
+
+#[test]
 fn reads_binary_content() {
     let map = headers(&[
         ("content-type", "application/json"),

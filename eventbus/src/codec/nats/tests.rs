@@ -41,6 +41,25 @@ fn an_event_comes_back_as_it_went() {
 }
 
 #[test]
+fn an_event_comes_back_where_its_data_is_an_event_or_it_has_a_mark_of_its_own() {
+    let inner = r#"{"specversion":"1.0","id":"inner","source":"/i","type":"i"}"#;
+    let event = Event::builder("outer", "/s", "t")
+        .attribute("datacontenttype", "application/cloudevents+json")
+        .attribute("evokeformat", "7")
+        .data(inner)
+        .build()
+        .unwrap();
+    let (headers, data) = (binary_headers(&event), event.data());
+    assert_eq!(headers.get("ce-evokeformat").unwrap().as_str(), "1");
+    let Ok(Decoded::Event(read)) = decode(Some(&headers), &data) else { panic!() };
+    let read = read.build().unwrap();
+    assert_eq!((read.id(), read.content_type()), ("outer", Some("application/cloudevents+json")));
+    assert_eq!((read.attribute("evokeformat"), read.data_slice()), (None, inner.as_bytes()));
+    let lines: usize = headers.iter().map(|(n, v)| AsRef::<str>::as_ref(n).len() + v[0].as_str().len() + 4).sum();
+    assert_eq!(headers_len(&event), lines + "NATS/1.0\r\n\r\n".len());
+}
+
+#[test]
 fn the_size_on_the_wire_is_known() {
     let event = event();
     let headers = binary_headers(&event);
