@@ -17,8 +17,9 @@
 //! 4. **Readers leave nothing behind.** Who has read what is kept above this trait, in the state it offers.
 //! 5. **Time never goes back** within a partition: `appended` is the time of append, not the event's own.
 //! 6. **A position that is gone is an error**, never a silent jump: [`BusError::Trimmed`] below the log, [`BusError::Ahead`]
-//!    beyond its end; or a gap that a batch names, where a bus deletes while it is read. How many events are gone is what lies between
-//!    two positions, or, where positions do not tell, between two numbers of events that were ever appended: see [`Point`].
+//!    beyond its end, [`BusError::Damaged`] within it; or a gap that a batch names, where a bus deletes while it is read. How many
+//!    events are gone is what lies between two positions, or, where positions do not tell, between two numbers of events that were ever
+//!    appended: see [`Point`].
 //! 7. **A repeat may be stored once**: an event that is published again, known by its source and id. One that is passed on for several
 //!    reasons, each with a name of its own ([`EventBus::pass_on`]), is stored for each of them.
 //! 8. **State** is durable when [`EventBus::store`] resolves; [`EventBus::load`] sees every store that resolved before it.
@@ -113,6 +114,9 @@ pub struct Batch {
     pub gaps: Vec<Range<Position>>,
     /// As [`Point::before`], of `next`.
     pub before: Option<u64>,
+    /// When the latest of all that was passed on the way to `next` was appended, where some of it was no event: it may lie behind the
+    /// last record.
+    pub latest: Option<SystemTime>,
 }
 
 /// A place in a log.
@@ -248,6 +252,14 @@ pub enum BusError {
         /// The first position that is kept.
         first: Position,
     },
+    /// What lies there is damaged. What lies below is not concerned.
+    #[error("events from position {first} on are damaged, the log goes on at {next}")]
+    Damaged {
+        /// The first position that is damaged.
+        first: Position,
+        /// Where the log goes on.
+        next: Position,
+    },
     /// The position lies beyond the log: the bus lost its end, or was made anew.
     #[error("the log ends at position {end}, before the position asked for")]
     Ahead {
@@ -302,7 +314,8 @@ pub trait EventBus: Send + Sync + fmt::Debug + 'static {
     /// Opens a reader that holds at most `prefetch_bytes` it was not asked for.
     ///
     /// # Errors
-    /// [`BusError::Trimmed`] and [`BusError::Ahead`] for a position outside the log.
+    /// [`BusError::Trimmed`] and [`BusError::Ahead`] for a position outside the log. One that lost its end and has grown beyond the position
+    /// since does not show here: only a reader that has read of it before knows it again.
     fn read<'a>(&'a self, partition: &'a Partition, from: From, prefetch_bytes: usize) -> Fut<'a, Box<dyn Reader>>;
 
     /// Start, end, times and positions as marks, one for each asked. Needs no reader.
@@ -365,6 +378,7 @@ pub trait Reader: Send {
     /// returned is returned next time. Reconnects by itself, without gap or repeat.
     ///
     /// # Errors
-    /// [`BusError::Trimmed`] when the log was trimmed past this reader, [`BusError::Ahead`] when it lost its end.
+    /// [`BusError::Trimmed`] when the log was trimmed past this reader, [`BusError::Ahead`] when it lost its end, also where it has grown
+    /// again since, [`BusError::Damaged`] when what comes next cannot be read.
     fn next(&mut self, max_bytes: usize) -> Fut<'_, Batch>;
 }

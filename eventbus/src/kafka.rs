@@ -32,7 +32,6 @@ mod watch;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use evoke_api::limits;
@@ -115,8 +114,6 @@ struct Core {
     state: Arc<State>,
     health: HealthBoard,
     metrics: OneBusMetrics,
-    /// How often the brokers were away.
-    outages: AtomicU64,
     closed: CancellationToken,
     tasks: TaskTracker,
 }
@@ -138,7 +135,7 @@ impl KafkaBus {
         let (told, tasks, closed) = (Arc::<Told>::default(), TaskTracker::new(), CancellationToken::new());
         let metrics = options.metrics.bus(&name);
         let admin: AdminClient<Ears> =
-            client::managing(brokers, &name).create_with_context(Ears(Arc::clone(&told))).map_err(refused)?;
+            client::managing(brokers, &name).create_with_context(Ears::new(&told)).map_err(refused)?;
         let largest = options.max_event_bytes.max(state::RECORD_BYTES);
         let in_batches = client::publishing_in_batches(brokers, &name, largest);
         let singly = client::publishing_singly(brokers, &name, largest);
@@ -153,7 +150,6 @@ impl KafkaBus {
             pool: Pool::new(brokers, Arc::clone(&name), &told, &tasks),
             state: Arc::new(State::new(state, &metrics)),
             health: HealthBoard::new(name, metrics.clone()),
-            outages: AtomicU64::new(0),
             options,
             told,
             metrics,
@@ -187,10 +183,6 @@ impl Core {
 
     fn topic_metrics(&self, topic: &TopicName) -> TopicMetrics {
         self.metrics.topic(topic.as_str())
-    }
-
-    fn outages(&self) -> u64 {
-        self.outages.load(Ordering::Acquire)
     }
 
     /// An error at once while the brokers are not there.
@@ -381,7 +373,10 @@ impl EventBus for KafkaBus {
 
     fn partitions<'a>(&'a self, topic: &'a TopicName) -> Fut<'a, Option<u16>> {
         let core = &self.core;
-        core.with_brokers(async move { core.topics.partitions(&core.cluster, topic, &core.wire(topic)).await }).boxed()
+        core.with_brokers(async move {
+            core.topics.partitions(&core.cluster, &core.publisher, topic, &core.wire(topic)).await
+        })
+        .boxed()
     }
 
     fn mirror<'a>(&'a self, reader: &'a ObjectName, next: &'a BTreeMap<Partition, Position>) -> Fut<'a, bool> {

@@ -9,7 +9,7 @@ use crate::embedded::{EmbeddedBus, EmbeddedOptions};
 use crate::metrics::BusMetrics;
 use crate::plan::{BusKind, BusPlan};
 use crate::subscription::Settings;
-use crate::subscription::trim::Retention;
+use crate::subscription::trim::{MaxBytes, Retention};
 
 /// Opens a bus, and says what its plan means for what stands above it. `label` is its name in metrics, logs and the data directory.
 /// Must be called inside a runtime.
@@ -32,12 +32,13 @@ pub async fn open(
             options.on_full = plan.on_full;
             options.sync = plan.sync;
             let bus = EmbeddedBus::open(&embedded_folder(data_dir, label), options).map_err(|e| e.to_string())?;
-            (bus, settings(1, plan.max_age, plan.max_bytes))
+            (bus, settings(1, plan.max_age, plan.max_bytes.map(MaxBytes::Together)))
         }
         #[cfg(feature = "nats")]
         BusKind::JetStream(plan) => {
             let bus = crate::jetstream::JetStreamBus::open(label, plan.clone(), max_event_bytes, metrics).await?;
-            (Arc::new(bus), settings(plan.partitions, plan.max_age, plan.max_bytes))
+            // Each topic has a stream of its own, which is given the limit.
+            (Arc::new(bus), settings(plan.partitions, plan.max_age, plan.max_bytes.map(MaxBytes::EachTopic)))
         }
         #[cfg(feature = "kafka")]
         BusKind::Kafka(plan) => {
@@ -50,7 +51,8 @@ pub async fn open(
         BusKind::Redis(plan) => {
             let mut options = crate::redis::RedisOptions::new(label, plan.clone(), metrics.clone());
             options.max_event_bytes = max_event_bytes;
-            (crate::redis::RedisBus::open(&options)?, settings(plan.partitions, plan.max_age, plan.max_bytes))
+            let max_bytes = plan.max_bytes.map(MaxBytes::Together);
+            (crate::redis::RedisBus::open(&options)?, settings(plan.partitions, plan.max_age, max_bytes))
         }
         #[cfg(not(all(feature = "kafka", feature = "nats", feature = "redis")))]
         kind => {
@@ -67,7 +69,7 @@ pub fn embedded_folder(data_dir: &Path, label: &str) -> PathBuf {
     data_dir.join("bus").join(label)
 }
 
-fn settings(partitions: u16, max_age: Option<Duration>, max_bytes: Option<u64>) -> Settings {
+fn settings(partitions: u16, max_age: Option<Duration>, max_bytes: Option<MaxBytes>) -> Settings {
     let retention = Retention { max_age, max_bytes, ..Retention::default() };
     Settings { partitions, retention, ..Settings::default() }
 }
@@ -130,7 +132,8 @@ mod tests {
             on_full: OnFull::DropOldest,
         };
         let (bus, settings) = opened(&dir, plan).await;
-        let retention = Retention { max_age: Some(age), max_bytes: Some(bytes), ..Retention::default() };
+        let max_bytes = Some(MaxBytes::Together(bytes));
+        let retention = Retention { max_age: Some(age), max_bytes, ..Retention::default() };
         assert_eq!((settings.partitions, settings.retention), (1, retention));
         assert_eq!(bus.max_event_bytes(), 4096);
         let refused = publish(&*bus, vec![event(0, 5000)]).await;

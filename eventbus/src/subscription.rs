@@ -12,6 +12,7 @@
 //! | [`start`] | where a new subscription starts |
 //! | [`token`] | an offset as people see it |
 //! | [`feed`] | one reader a partition, shared by its subscribers |
+//! | `regrown` | a log that lost its end, and has grown again by the time that somebody looks |
 //! | `growth` | partitions that others add |
 //! | `mirror` | how far Triggers are, for the broker's own tools |
 //! | [`sharing`] | which process works on what, where several share a bus |
@@ -29,7 +30,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bus::{BusError, EventBus, Expect, From, Mark, Partition, Put, Topic, TopicSpec};
+use crate::bus::{BusError, EventBus, Expect, From, Mark, Partition, Point, Put, Topic, TopicSpec};
 use crate::event::Event;
 
 pub mod control;
@@ -42,10 +43,13 @@ pub mod ledger;
 pub mod metrics;
 mod mirror;
 pub mod recorder;
+mod regrown;
 pub mod report;
 pub mod scan;
 pub mod sharing;
 pub mod start;
+#[cfg(test)]
+mod test_log;
 pub mod token;
 pub mod trim;
 
@@ -55,9 +59,13 @@ use ledger::{Ledger, LedgerName};
 use metrics::Metrics;
 use mirror::Mirror;
 use recorder::{Book, Queue};
+use regrown::Regrown;
 use sharing::{Group, Share, Sharing, Terms};
 use start::Start;
 use trim::{Holder, Retention};
+
+/// Why a position goes back, and what was put aside beyond it is lost: servers came back with an older copy.
+pub const LOST_END: &str = "the bus has lost the end of its log";
 
 /// How a process uses a bus.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +96,7 @@ struct Inner {
     partitions: u16,
     feeds: Feeds,
     queue: Arc<Queue>,
+    regrown: Regrown,
     topics: Topics,
     grown: watch::Receiver<u64>,
     holder: watch::Receiver<Option<Holder>>,
@@ -250,6 +259,7 @@ impl Subscriptions {
             partitions: settings.partitions,
             feeds,
             queue,
+            regrown: Regrown::new(),
             topics,
             grown,
             holder,
@@ -297,6 +307,15 @@ impl Subscriptions {
         let topic = known.topics.entry(topic.clone()).or_insert(KnownTopic { partitions: 1, keep });
         (topic.partitions, topic.keep) = (made.partitions, topic.keep || keep);
         Ok(made)
+    }
+
+    /// How many partitions of a topic that is declared here events are to be published on, those among them that others have added. The
+    /// dead-letter store is one, whoever made it: nobody reads another of it.
+    pub fn partitions(&self, topic: &TopicName) -> u16 {
+        if *topic == TopicName::dead_letters() {
+            return 1;
+        }
+        self.0.topics.0.lock().topics.get(topic).map_or(1, |known| known.partitions)
     }
 
     /// Changes whenever others have given a topic more partitions: what is opened anew then reads them too.
@@ -355,7 +374,7 @@ impl Subscriptions {
 
     /// Opens what of a subscription is this process's: its ledgers, and a cursor at each frontier. `places` is how many events may
     /// be settled without being recorded before a write becomes urgent. A partition where it has no position yet starts at the
-    /// tail.
+    /// tail; one whose log holds other events by now than those that were judged is gone back in, and what is lost is counted.
     ///
     /// # Errors
     /// As [`Subscriptions::declare`], and [`BusError::Unavailable`] while nothing of it is this process's.
@@ -371,16 +390,53 @@ impl Subscriptions {
         // Whoever held it before has written its ledgers by now.
         let mut ledgers = self.ledgers(subscription, topics, &Start::At(From::Next)).await?;
         ledgers.retain(|(_, name, _)| part.contains(name.partition.index));
+        let logs: Vec<_> = ledgers.iter().map(|(_, name, ledger)| (&name.partition, ledger)).collect();
+        let regrown = self.0.regrown.look(&*self.0.bus, &logs).await?;
         let inputs = ledgers
             .iter()
-            .map(|(topic, name, ledger)| Input {
+            .enumerate()
+            .map(|(input, (topic, name, ledger))| Input {
                 topic: *topic,
-                cursor: self.0.feeds.cursor(&name.partition, ledger.upto()),
+                cursor: self
+                    .0
+                    .feeds
+                    .cursor(&name.partition, regrown.get(&input).map_or(ledger.upto(), |newer| newer.at)),
             })
+            .collect();
+        let gone_back: Vec<_> = regrown
+            .into_iter()
+            .filter_map(|(input, newer)| Some((input, ledgers.get(input)?.1.partition.clone(), newer)))
             .collect();
         let ledgers = ledgers.into_iter().map(|(_, name, ledger)| (name, ledger)).collect();
         let book = Book::new(&self.0.queue, ledgers, places, hold);
+        for (input, partition, newer) in gone_back {
+            self.go_back(&book, subscription, input, &partition, newer);
+        }
         Ok(Subscription { running: Running(Arc::clone(&book)), book, inputs })
+    }
+
+    /// Takes a frontier back to where a log holds what was not judged.
+    fn go_back(
+        &self,
+        book: &Arc<Book>,
+        subscription: &SubscriptionId,
+        input: usize,
+        partition: &Partition,
+        newer: Point,
+    ) {
+        let Partition { topic, index } = partition;
+        let mut lost = 0;
+        book.update(|pages| {
+            if let Some(ledger) = pages.change(input) {
+                let from = ledger.upto();
+                lost = ledger.ahead(newer).events();
+                tracing::warn!(%subscription, %topic, partition = index, %from, to = %newer.at, "the position moves to where the log is: {LOST_END}");
+            }
+            0
+        });
+        if lost > 0 {
+            self.count_dropped(subscription, partition, lost, LOST_END);
+        }
     }
 
     /// The ledgers of a subscription in the order of its topics, those made that are missing. A partition that a topic was given

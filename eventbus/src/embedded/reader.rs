@@ -184,10 +184,7 @@ impl Read<'_> {
         let file = segment.file()?;
         match segment.seek(position)? {
             Sought::At(spot) => Ok(Place { segment, file, offset: spot.offset }),
-            Sought::Hole { resume } => {
-                let end = segment.end();
-                Err(Trouble::Hole { segment, from: Spot { position, ..end }, to: resume.position })
-            }
+            Sought::Hole { from, resume } => Err(Trouble::Hole { segment, from, to: resume.position }),
         }
     }
 

@@ -35,8 +35,8 @@ pub(super) struct Mark {
 pub(super) enum Sought {
     /// The record, or the end of the segment.
     At(Spot),
-    /// The position lies among damaged records; readable ones go on here.
-    Hole { resume: Spot },
+    /// The position lies among damaged records, which begin and end here.
+    Hole { from: Spot, resume: Spot },
 }
 
 /// A segment.
@@ -118,7 +118,7 @@ impl Segment {
     /// Where the first record is that was appended at `time` or later, or the end. Reads from the file.
     pub(super) fn seek_time(&self, time: u64) -> io::Result<Spot> {
         match self.find(|_, header| header.time >= time, |mark| mark.time < time)? {
-            Sought::At(spot) | Sought::Hole { resume: spot } => Ok(spot),
+            Sought::At(spot) | Sought::Hole { resume: spot, .. } => Ok(spot),
         }
     }
 
@@ -147,7 +147,7 @@ impl Segment {
                     let nothing = RecordHeader { len: 0, time: 0, index: 0, unsynced: 0 };
                     let last = Spot { offset: from.offset, position: resume.position.saturating_sub(1) };
                     if wanted(last, nothing) {
-                        return Ok(Sought::Hole { resume });
+                        return Ok(Sought::Hole { from, resume });
                     }
                     if found.is_none() {
                         return Ok(Sought::At(end));

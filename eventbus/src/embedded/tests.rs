@@ -176,8 +176,13 @@ async fn damage_in_the_middle_is_counted_and_skipped_once() {
     assert_eq!(damaged.get(), 1);
     let mut reader = bus.read(&topic(), From::First, 0).await.unwrap();
     assert_eq!(reader.next(10_000).await.unwrap().records.len(), 1);
-    assert_eq!(reader.next(10_000).await.unwrap_err(), BusError::Trimmed { first: Position(2) });
+    let hole = |first, next| BusError::Damaged { first: Position(first), next: Position(next) };
+    assert_eq!(reader.next(10_000).await.unwrap_err(), hole(1, 2));
     assert_eq!(read_ids(&bus, From::At(Position(2)), 4).await, ["2", "3", "4", "5"]);
+    // Whoever looks for what lay there hears the same, and what lies before it is still there.
+    let mut reader = bus.read(&topic(), From::At(Position(1)), 0).await.unwrap();
+    assert_eq!(reader.next(10_000).await.unwrap_err(), hole(1, 2));
+    assert_eq!(read_ids(&bus, From::At(Position(0)), 1).await, ["0"]);
     assert_eq!(damaged.get(), 1);
     assert_eq!(bus.locate(&[(topic(), From::Next)]).await.unwrap()[0].at, Position(6));
 }
@@ -187,16 +192,19 @@ async fn a_full_bus_waits_for_a_trim() {
     let dir = TempDir::new().unwrap();
     let bus = open(&dir, EmbeddedOptions { max_bytes: Some(64 << 10), ..options() }).await;
     let (mut stored, topic) = (0, topic());
+    let mut health = bus.health();
     let blocked = loop {
-        let call = bus.publish(&topic, vec![event(stored, 1000)]);
-        match tokio::time::timeout(Duration::from_millis(200), call).await {
-            Ok(receipt) => assert!(receipt.unwrap().await[0].is_ok()),
-            Err(_) => break stored,
+        tokio::select! {
+            biased;
+            receipt = bus.publish(&topic, vec![event(stored, 1000)]) => assert!(receipt.unwrap().await[0].is_ok()),
+            full = async { health.wait_for(|h| matches!(h, Health::Full(_))).await.map(drop) } => {
+                full.unwrap();
+                break stored;
+            }
         }
         stored += 1;
     };
     assert!((58..=64).contains(&blocked), "{blocked}");
-    let mut health = bus.health();
     let waiting = bus.publish(&topic, vec![event(stored, 1000)]);
     let trimmer = async {
         let full = health.wait_for(|h| matches!(h, Health::Full(_))).await.unwrap().clone();

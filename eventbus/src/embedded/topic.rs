@@ -260,7 +260,7 @@ impl TopicLog {
                 "stored events are damaged on disk and are skipped: check the disk"
             );
         }
-        BusError::Trimmed { first: Position(to.into()) }
+        BusError::Damaged { first: Position(from.position.into()), next: Position(to.into()) }
     }
 
     /// The error for a disk that cannot be read.

@@ -242,6 +242,7 @@ impl JetReader {
             batch.records.push(record);
         }
         batch.next = self.epoch.at(self.next);
+        batch.latest = Some(self.newest);
         (self.next > self.told).then_some(batch)
     }
 
@@ -273,12 +274,12 @@ impl JetReader {
         if self.topic.cuts_itself() {
             self.gaps.pass(self.next, place.sequence, self.newest);
         }
+        self.newest = self.newest.max(place.appended);
         // What cannot be an event is passed by: `next` goes on behind it.
         let Some(event) = self.event(message, place.sequence) else {
             self.next = place.sequence + 1;
             return Step::Nothing;
         };
-        self.newest = self.newest.max(place.appended);
         Step::Record(Record::new(self.epoch.at(place.sequence), self.newest, event))
     }
 

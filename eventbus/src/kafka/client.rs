@@ -1,13 +1,15 @@
 //! The clients of a bus: their settings, and what they say.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use evoke_connect::kafka::Brokers;
 use evoke_connect::kafka::words::shorten;
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::Notify;
@@ -27,6 +29,7 @@ pub(super) struct Told {
     cause: Mutex<Option<String>>,
     /// Something went wrong.
     pub(super) heard: Notify,
+    cuts: AtomicU64,
 }
 
 impl Told {
@@ -47,25 +50,83 @@ impl Told {
         }
         self.heard.notify_one();
     }
+
+    /// A connection is lost, or brokers were away: what they hold by now may not be what they held.
+    pub(super) fn cut(&self) {
+        self.cuts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often that was. Where it is more than it was, a log may not be the one that was read.
+    pub(super) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Acquire)
+    }
 }
 
 /// Takes in what a client says.
-#[derive(Clone, Debug)]
-pub(super) struct Ears(pub(super) Arc<Told>);
+#[derive(Debug)]
+pub(super) struct Ears {
+    told: Arc<Told>,
+    /// Lines of its log so far.
+    lines: AtomicU64,
+    /// Held by whoever listens.
+    listening: Mutex<()>,
+}
 
-/// What the client logs; whatever matters of it comes as an error too.
+impl Ears {
+    pub(super) fn new(told: &Arc<Told>) -> Self {
+        Self { told: Arc::clone(told), lines: AtomicU64::new(0), listening: Mutex::default() }
+    }
+}
+
+/// What the client logs; whatever is to be said of it comes as an error too.
 pub(super) fn log(level: RDKafkaLogLevel, fac: &str, message: &str) {
     tracing::debug!(target: "librdkafka", ?level, fac, "{message}");
+}
+
+/// Whether a line of the log says that a connection which worked is lost, or is about to be. It comes before anything that the client
+/// gets over the next one.
+fn tells_of_a_cut(fac: &str, message: &str) -> bool {
+    match fac {
+        "FAIL" => message.contains("in state UP"),
+        // The client closes a connection on which something was not answered in time, and says no more than this.
+        "REQTMOUT" => true,
+        _ => false,
+    }
+}
+
+/// Takes in all that a client has to say, and gives the last error of it. Where it had told of a cut before, that is counted by then,
+/// whoever took it in.
+pub(super) fn listen(client: &Consumer) -> Option<KafkaError> {
+    let ears: &Arc<Ears> = client.context();
+    let _one_at_a_time = ears.listening.lock();
+    let mut last = None;
+    loop {
+        let lines = ears.lines.load(Ordering::Relaxed);
+        match client.poll(Duration::ZERO) {
+            Some(said) => last = said.err().or(last),
+            // A line of the log is taken in, and not given out.
+            None if ears.lines.load(Ordering::Relaxed) == lines => return last,
+            None => {}
+        }
+    }
 }
 
 impl ClientContext for Ears {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
         log(level, fac, message);
+        if tells_of_a_cut(fac, message) {
+            self.told.cut();
+        }
+        self.lines.fetch_add(1, Ordering::Relaxed);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", %error, "{reason}");
-        self.0.hear(&error, reason);
+        // A connection that is lost for the third time in half a minute is not logged again. If it was the last one, this comes.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.told.cut();
+        }
+        self.told.hear(&error, reason);
     }
 }
 
@@ -100,6 +161,8 @@ pub(super) fn asking(brokers: &Brokers, name: &str) -> ClientConfig {
     // What a transaction aborted was never published. Whoever asks where a log ends must see it end where readers do, which is before the
     // first transaction that is still open.
     config.set("isolation.level", "read_committed");
+    // It is counted, and shown to nobody.
+    config.set("log.connection.close", "true");
     config
 }
 
@@ -181,5 +244,30 @@ mod tests {
         for config in [asking(&brokers, "b"), reading(&brokers, "b", 1 << 20)] {
             assert_eq!(config.get("isolation.level"), Some("read_committed"));
         }
+    }
+
+    #[test]
+    fn connections_that_are_lost_are_counted() {
+        let brokers = Brokers::default();
+        for config in [asking(&brokers, "b"), reading(&brokers, "b", 1 << 20)] {
+            assert_eq!(config.get("log.connection.close"), Some("true"));
+        }
+        let told = Arc::<Told>::default();
+        let ears = Ears::new(&told);
+        let mut expected = 0;
+        for (fac, message, is_cut) in [
+            ("FAIL", "k:9092/1: Disconnected (after 2000ms in state UP, 1 identical error(s) suppressed)", true),
+            ("FAIL", "k:9092/1: Connect to ipv4#10.0.0.1:9092 failed: refused (after 0ms in state CONNECT)", false),
+            ("REQTMOUT", "k:9092/1: Timed out 1 in-flight, 0 retry-queued, 0 out-queue requests", true),
+            ("CONFWARN", "something in state UP", false),
+        ] {
+            ears.log(RDKafkaLogLevel::Info, fac, message);
+            expected += u64::from(is_cut);
+            assert_eq!(told.cuts(), expected, "{message}");
+        }
+        ears.error(KafkaError::Global(RDKafkaErrorCode::Resolve), "k:9092/1: no such host");
+        assert_eq!(told.cuts(), expected);
+        ears.error(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown), "1/1 brokers are down");
+        assert_eq!((told.cuts(), told.cause().as_deref()), (expected + 1, Some("no such host")));
     }
 }

@@ -18,7 +18,7 @@ use super::client::{self, Consumer, Ears, Told};
 use crate::bus::BusError;
 
 /// How long one question may take.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// Questions that are asked at once.
 const QUESTIONS: usize = 8;
 
@@ -47,14 +47,14 @@ impl Cluster {
         told: &Arc<Told>,
         tasks: &TaskTracker,
     ) -> Result<Self, KafkaError> {
-        let asker = client::asking(brokers, name).create_with_context(Ears(Arc::clone(told)))?;
+        let asker = client::asking(brokers, name).create_with_context(Ears::new(told))?;
         let (asker, turns) = (Arc::new(asker), Arc::new(Semaphore::new(QUESTIONS)));
         Ok(Self { asker, brokers: brokers.clone(), turns, tasks: tasks.clone() })
     }
 
     /// Takes in what the client has to say.
     pub(super) fn listen(&self) {
-        while self.asker.poll(Duration::ZERO).is_some() {}
+        client::listen(&self.asker);
     }
 
     /// Runs what waits for the brokers.
@@ -93,7 +93,7 @@ impl Cluster {
                 return Ok(Ok(!error.is_some_and(is_missing)));
             }
             // The reason comes as an event of its own, which only a poll brings.
-            while asker.poll(Duration::ZERO).is_some() {}
+            client::listen(asker);
             let told = told.cause();
             Ok(Err((brokers.unreachable(told.as_deref()), told.is_some())))
         });

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use evoke_connect::kafka::Brokers;
 use evoke_connect::kafka::words::text;
@@ -12,7 +11,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio_util::task::TaskTracker;
 
-use super::client::{self, Consumer, Ears, Told};
+use super::client::{self, Consumer, Ears, listen};
 use super::cluster::Place;
 use crate::bus::BusError;
 
@@ -55,13 +54,14 @@ impl Groups {
         let client = match kept {
             Some(client) => client,
             // That a group cannot be used says nothing of the bus: nobody else is told.
-            None => client::committing(&self.brokers, &self.name, group)
-                .create_with_context(Ears(Arc::<Told>::default()))?,
+            None => {
+                client::committing(&self.brokers, &self.name, group).create_with_context(Ears::new(&Arc::default()))?
+            }
         };
         // One that was idle for long has old things to say.
-        said(&client);
+        listen(&client);
         // The reason, such as a group that this user may not use, comes as an event of its own.
-        client.commit(&list, CommitMode::Sync).map_err(|error| said(&client).unwrap_or(error))?;
+        client.commit(&list, CommitMode::Sync).map_err(|error| listen(&client).unwrap_or(error))?;
         let mut kept = self.kept.lock();
         if kept.len() < KEPT {
             kept.insert(Arc::clone(group), client);
@@ -74,13 +74,4 @@ impl Groups {
         let kept = std::mem::take(&mut *self.kept.lock());
         drop(kept);
     }
-}
-
-/// The last error that a client has to tell.
-fn said(client: &Consumer) -> Option<KafkaError> {
-    let mut last = None;
-    while let Some(told) = client.poll(Duration::ZERO) {
-        last = told.err().or(last);
-    }
-    last
 }

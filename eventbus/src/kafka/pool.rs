@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::client::{self, Consumer, Ears, Told};
+use super::client::{self, Consumer, Ears, Told, listen};
 use super::cluster::Place;
 
 /// How often clients are listened to, and readers looked after.
@@ -50,6 +50,7 @@ struct Shared {
     consumer: Arc<Consumer>,
     ahead: usize,
     taken: HashMap<Place, Taken>,
+    made: Instant,
     /// What it is not to read any more.
     outdated: HashSet<Place>,
     used: Instant,
@@ -149,7 +150,7 @@ impl Pool {
                         client.used = Instant::now();
                     }
                     // Every partition has a queue of its own: here are only errors, which are noted.
-                    while client.consumer.poll(Duration::ZERO).is_some() {}
+                    listen(&client.consumer);
                 }
                 let mut index = 0;
                 clients.retain(|client| {
@@ -242,11 +243,12 @@ impl Pool {
             let soon = |client: &Shared| client.taken.get(&seat.place) == Some(&Taken::GetsUp);
             if !fitting().any(|client| soon(client) && !client.outdated.contains(&seat.place)) {
                 let config = client::reading(&self.brokers, &self.name, seat.ahead);
-                let consumer = Arc::new(config.create_with_context(Ears(Arc::clone(&self.told)))?);
+                let consumer = Arc::new(config.create_with_context(Ears::new(&self.told))?);
                 clients.push(Shared {
                     consumer,
                     ahead: seat.ahead,
                     taken: HashMap::new(),
+                    made: Instant::now(),
                     outdated: HashSet::new(),
                     used: Instant::now(),
                 });
@@ -261,9 +263,10 @@ impl Pool {
         Ok(Arc::clone(&client.consumer))
     }
 
-    /// Has a partition read by clients that do not know it yet, from now on.
-    pub(super) fn outdate(&self, place: &Place) {
-        for client in self.clients.lock().iter_mut() {
+    /// Has a partition read by clients that were made since, from now on: what an older one knows of a topic, such as the epoch of its
+    /// leader, may keep it from reading another one of that name.
+    pub(super) fn outdate(&self, place: &Place, since: Instant) {
+        for client in self.clients.lock().iter_mut().filter(|client| client.made < since) {
             client.outdated.insert(place.clone());
         }
     }
@@ -317,7 +320,8 @@ impl Pool {
         }
     }
 
-    /// Asks for records from `offset` on. `take` is called with the queue where there may be some.
+    /// Asks for records from `offset` on. `take` is called with the queue where there may be some; a connection that was lost before they
+    /// came is counted by then.
     pub(super) fn poll<T>(
         self: &Arc<Self>,
         seat: &Arc<Seat>,
@@ -340,6 +344,7 @@ impl Pool {
             }
             At::Failed(cause) => Found::Failed(cause),
             At::Sits(sitting) => {
+                listen(&sitting.consumer);
                 let taken = take(&sitting.queue);
                 state.at = At::Sits(sitting);
                 match taken {

@@ -77,14 +77,22 @@ impl Prints {
         (there.into_iter().copied().collect(), !beyond.is_empty())
     }
 
-    /// Compares a log with what was read of it.
-    pub(super) async fn compare(&self, core: &Core, place: &Place, ends: Ends) -> Result<Verdict, BusError> {
+    /// Compares a log with what was read of it. Of one that is `compacted`, a record may be gone from the middle, which says nothing.
+    pub(super) async fn compare(
+        &self,
+        core: &Core,
+        place: &Place,
+        ends: Ends,
+        compacted: bool,
+    ) -> Result<Verdict, BusError> {
         let (prints, mut differs) = self.to_look_for(ends);
         for print in prints {
-            if look(core, place, print.offset).await? == Some(print) {
+            let found = look(core, place, print.offset).await?;
+            if found == Some(print) {
                 return Ok(if differs { Verdict::SameBelow(print.offset + 1) } else { Verdict::Same });
             }
-            differs = true;
+            let is_gone = found.is_some_and(|found| found.offset > print.offset);
+            differs |= !(compacted && is_gone);
         }
         Ok(if differs { Verdict::Other } else { Verdict::Same })
     }

@@ -37,8 +37,8 @@ use self::call::Call;
 pub(super) use self::call::{Outgoing, Stored};
 use self::line::{Line, Mode};
 use super::client::Told;
-use super::cluster::Place;
-use crate::bus::Position;
+use super::cluster::{ANSWER, Cluster, Place, unavailable};
+use crate::bus::{BusError, Position};
 use crate::event::Event;
 use crate::metrics::OneBusMetrics;
 use crate::queued;
@@ -66,7 +66,7 @@ struct Routes {
 }
 
 impl Routes {
-    fn of(&self, topic: &str) -> &Line {
+    fn of(&self, topic: &str) -> &Arc<Line> {
         match &self.singly {
             Some(singly) if self.apart.contains(topic) => singly,
             _ => &self.in_batches,
@@ -150,6 +150,16 @@ impl Publisher {
         self.inner.add_singly()?;
         self.inner.routes.write().apart.insert(topic.into());
         Ok(())
+    }
+
+    /// How many partitions of a topic the client knows that publishes on it.
+    pub(super) async fn partitions(&self, cluster: &Cluster, topic: &str) -> Result<usize, BusError> {
+        let (line, topic) = (Arc::clone(self.inner.routes.read().of(topic)), topic.to_owned());
+        let known = cluster.ask(move |_| {
+            let known = line.partitions(&topic, ANSWER);
+            known.map_err(|error| unavailable("list the partitions", &topic, &error))
+        });
+        known.await
     }
 
     /// Publishes events in their order; resolves with one result for each. Does not wait.

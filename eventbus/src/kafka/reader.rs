@@ -40,8 +40,9 @@ pub(super) struct KafkaReader {
     spare: Option<Record>,
     /// What the client said after the last batch.
     error: Option<KafkaError>,
-    /// The log may not be what it was: how often the brokers had been away when it was last looked at.
-    outages: u64,
+    /// How often connections had been lost when it was last looked whether the log is what it was.
+    cuts: u64,
+    /// The client says that the log is not what it was.
     doubtful: bool,
     /// How long nothing must come, and until when.
     quiet: Duration,
@@ -76,7 +77,7 @@ impl KafkaReader {
             appended: SystemTime::UNIX_EPOCH,
             spare: None,
             error: None,
-            outages: core.outages(),
+            cuts: core.told.cuts(),
             doubtful: false,
             quiet: QUIET.0,
             quiet_until: Instant::now() + QUIET.0,
@@ -87,10 +88,12 @@ impl KafkaReader {
         let seat = Arc::clone(&self.seat);
         let _asking = seat.ask();
         loop {
-            let outages = self.core.outages();
-            if self.doubtful || outages != self.outages {
+            let cuts = self.core.told.cuts();
+            if self.doubtful || cuts != self.cuts {
                 self.check().await?;
-                (self.outages, self.doubtful) = (outages, false);
+                // What was fetched before may be of what the log has lost, and others wrote something else there since.
+                self.core.pool.stand(&self.seat);
+                (self.cuts, self.doubtful) = (cuts, false);
             }
             if let Some(error) = self.error.take() {
                 self.judge(&error)?;
@@ -139,10 +142,13 @@ impl KafkaReader {
             taken.add(spare);
         }
         let (core, seat) = (Arc::clone(&self.core), Arc::clone(&self.seat));
-        let from = self.next;
+        let (from, cuts) = (self.next, self.cuts);
         let full = taken.looked_at > 0 && taken.batch.bytes >= max_bytes;
+        let mut is_cut = false;
         let found = core.pool.poll(&seat, cx, from, |queue| {
-            while !full && taken.looked_at < RECORDS {
+            // What has come since may be of another log: nothing is taken before that is known.
+            is_cut = core.told.cuts() != cuts;
+            while !is_cut && !full && taken.looked_at < RECORDS {
                 match queue.poll(Duration::ZERO) {
                     Some(Ok(message)) => {
                         if !self.take(&mut taken, &message, max_bytes) {
@@ -166,7 +172,7 @@ impl KafkaReader {
                 )));
             }
         }
-        if taken.looked_at == 0 && taken.error.is_none() {
+        if taken.looked_at == 0 && taken.error.is_none() && !is_cut {
             return Poll::Pending;
         }
         self.prints.keep();
@@ -187,6 +193,7 @@ impl KafkaReader {
         self.appended = appended.map_or(self.appended, |appended| appended.max(self.appended));
         let Some(event) = self.decoder.event(message) else {
             taken.looked_at += 1;
+            taken.batch.latest = Some(self.appended);
             return true;
         };
         let record = Record::new(position(offset), self.appended, event);
@@ -228,10 +235,12 @@ impl KafkaReader {
     /// Looks whether the log is still the one that was read, and has the place to go on at.
     async fn check(&mut self) -> Result<(), BusError> {
         loop {
+            let since = std::time::Instant::now();
             let ends = match self.core.ends(&self.partition).await {
                 Ok(ends) => ends,
                 Err(BusError::NoTopic(topic)) => {
                     self.doubtful = true;
+                    self.core.pool.outdate(&self.place, since);
                     tokio::time::sleep(ASK_AGAIN).await;
                     return Err(BusError::Unavailable(format!("topic {topic} is no longer there").into()));
                 }
@@ -242,13 +251,15 @@ impl KafkaReader {
                 }
                 Err(error) => return Err(error),
             };
-            return match self.verdict(ends).await {
-                Err(BusError::Unavailable(_)) => {
-                    tokio::time::sleep(ASK_AGAIN).await;
-                    continue;
-                }
-                verdict => verdict,
-            };
+            let verdict = self.verdict(ends).await;
+            if matches!(verdict, Err(BusError::Unavailable(_) | BusError::Ahead { .. })) {
+                // Either a client does not read what there is by now, or there is another log than the one that it read.
+                self.core.pool.outdate(&self.place, since);
+            }
+            if !matches!(verdict, Err(BusError::Unavailable(_))) {
+                return verdict;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 
@@ -258,7 +269,7 @@ impl KafkaReader {
         // Of a compacted topic, a record that was read may be gone from the middle.
         let compared = match known.is_some_and(|known| known.compacted) {
             true => Verdict::Same,
-            false => self.prints.compare(&self.core, &self.place, ends).await?,
+            false => self.prints.compare(&self.core, &self.place, ends, false).await?,
         };
         match compared {
             Verdict::SameBelow(on) => Err(self.ahead(on)),

@@ -108,7 +108,7 @@ impl Topics {
         let Some(partitions) = cluster.partitions(wire).await? else {
             return Err(BusError::Unavailable(format!("topic {wire} is not known to every broker yet").into()));
         };
-        let partitions = u16::try_from(partitions).unwrap_or(u16::MAX);
+        let partitions = self.usable(cluster, publisher, &spec.name, wire, partitions).await?;
         let mut drift = Vec::new();
         if partitions != spec.partitions {
             drift.push(format!(
@@ -132,10 +132,31 @@ impl Topics {
         Ok(Topic { partitions, drift })
     }
 
-    /// How many partitions a topic that is declared has by now; `None` for one that is not, or is gone.
+    /// How many partitions of a topic that has `there` can be used. Those that others have added can once the client that publishes on it
+    /// knows them.
+    async fn usable(
+        &self,
+        cluster: &Cluster,
+        publisher: &Publisher,
+        topic: &TopicName,
+        wire: &str,
+        there: usize,
+    ) -> Result<u16, BusError> {
+        let there = u16::try_from(there).unwrap_or(u16::MAX);
+        match self.known(topic) {
+            Some(before) if before.partitions < there => {
+                let known = publisher.partitions(cluster, wire).await?;
+                Ok(u16::try_from(known).unwrap_or(u16::MAX).clamp(before.partitions, there))
+            }
+            _ => Ok(there),
+        }
+    }
+
+    /// How many partitions of a topic that is declared can be used by now; `None` for one that is not, or is gone.
     pub(super) async fn partitions(
         &self,
         cluster: &Cluster,
+        publisher: &Publisher,
         topic: &TopicName,
         wire: &str,
     ) -> Result<Option<u16>, BusError> {
@@ -143,7 +164,7 @@ impl Topics {
             return Ok(None);
         }
         let Some(partitions) = cluster.partitions(wire).await? else { return Ok(None) };
-        let partitions = u16::try_from(partitions).unwrap_or(u16::MAX);
+        let partitions = self.usable(cluster, publisher, topic, wire, partitions).await?;
         if let Some(known) = self.known.write().get_mut(topic).filter(|known| known.partitions < partitions) {
             tell_of_growth(wire, *known, partitions);
             known.partitions = partitions;

@@ -1,7 +1,6 @@
 //! Whether the brokers are there, and what to say when they are not.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use evoke_connect::backoff::Backoff;
@@ -48,14 +47,14 @@ pub(super) async fn run(core: Arc<Core>) {
         let Some(looked) = core.closed.run_until_cancelled(looked).await else { return };
         match looked {
             Ok(()) => {
+                if trouble.take().is_some() {
+                    core.told.cut();
+                    core.told.clear();
+                    core.health.clear(&who);
+                }
                 if !follows {
                     follows = true;
                     core.tasks.spawn(state::follow(Arc::clone(&core)));
-                }
-                if trouble.take().is_some() {
-                    core.outages.fetch_add(1, Ordering::AcqRel);
-                    core.told.clear();
-                    core.health.clear(&who);
                 }
                 backoff.reset();
             }

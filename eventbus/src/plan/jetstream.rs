@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use evoke_api::credentials::{NatsAuth, Secret};
 use evoke_api::events::{JetStreamBus, JetStreamStorage, NatsStreamingBus, OnFull};
 use evoke_api::problem::Problem;
 use evoke_connect::fields::Fields;
 use evoke_connect::nats::NatsPlan;
 use evoke_connect::nats::plan::NatsSpec;
+use percent_encoding::percent_decode_str;
 
 /// How many partitions a topic is made with when the manifest does not say.
 pub const PARTITIONS: u16 = 8;
@@ -154,8 +156,34 @@ pub fn plan_stan(mut fields: Fields<'_>, spec: &NatsStreamingBus) -> Option<JetS
     for (field, _, hint) in ignored.into_iter().filter(|(_, is_set, _)| *is_set) {
         fields.warning(field, "has no effect on JetStream", hint);
     }
-    let nats = NatsSpec { url_field: "natsURL", url: &spec.nats_url, auth: None, tls: None };
+    let (servers, logins): (Vec<_>, Vec<_>) =
+        spec.nats_url.split(',').map(|address| take_login(address.trim())).unzip();
+    let mut logins = logins.into_iter().flatten();
+    let login = logins.next();
+    if let Some(login) = &login {
+        let message = "the log-in is part of the url, where whoever reads the manifest sees it";
+        let hint = "write `jetStream: {url, auth}` instead, with `passwordFrom` or `tokenFrom`";
+        fields.warning("natsURL", message, hint);
+        if logins.any(|other| other != *login) {
+            fields.error("natsURL", "logs in to each server as somebody else", "keep one of them");
+        }
+    }
+    let nats = NatsSpec { url_field: "natsURL", url: &servers.join(","), auth: login.as_ref(), tls: None };
     NatsPlan::plan(fields, nats).map(JetStreamPlan::on)
+}
+
+/// An address without the log-in that clients of NATS take from it: a user and a password, or a token.
+fn take_login(address: &str) -> (String, Option<NatsAuth>) {
+    let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
+    let Some((login, host)) = rest.rsplit_once('@').filter(|(login, _)| !login.contains('/')) else {
+        return (address.to_owned(), None);
+    };
+    let secret = |text: &str| Some(Secret::new(percent_decode_str(text).decode_utf8_lossy()));
+    let auth = match login.split_once(':') {
+        Some((user, pass)) => NatsAuth { username: secret(user), password: secret(pass), ..NatsAuth::default() },
+        None => NatsAuth { token: secret(login), ..NatsAuth::default() },
+    };
+    (format!("{scheme}://{host}"), Some(auth))
 }
 
 #[cfg(test)]

@@ -134,7 +134,8 @@ impl StreamReader {
             None => (Position(self.at), self.before),
         };
         self.told = next.0;
-        Batch { records, bytes, next, before, ..Batch::default() }
+        let latest = Some(keys::time(next.0.saturating_sub(1)));
+        Batch { records, bytes, next, before, latest, ..Batch::default() }
     }
 
     /// What one read asks for at most: half of what may be read ahead, so that the server is busy with one half while events are made

@@ -9,12 +9,16 @@
 //! The head reader reads when a cursor that has everything asks for more, and at no other time: not asking is the back-pressure.
 //! What it reads stays in the window until every cursor that was there has taken it, or until the window's bytes run out; a
 //! cursor that is left behind is fed by the catch-up task, which serves the cursors that ask in turn and never waits for one.
+//!
+//! Where a reader finds that the log has lost its end, all that was read of that end is forgotten, and every cursor that lies beyond it is told,
+//! whatever it is doing: a new reader at its place would not know that other events are there.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -95,6 +99,11 @@ impl Slice {
     pub fn before(&self, upto: Position) -> Option<u64> {
         self.batch.before.filter(|_| upto == self.batch.next)
     }
+
+    /// When the latest of all up to a place that reading has come to was appended: known where a read has ended.
+    pub fn latest(&self, upto: Position) -> Option<SystemTime> {
+        self.batch.latest.filter(|_| upto == self.batch.next)
+    }
 }
 
 /// Why a cursor cannot go on where it is.
@@ -105,7 +114,14 @@ pub enum Gone {
         /// Where.
         first: Point,
     },
-    /// The log now ends before it.
+    /// What lies there is damaged.
+    Damaged {
+        /// Where that begins, at the cursor or before.
+        first: Position,
+        /// Where the log goes on.
+        next: Point,
+    },
+    /// The log now ends before it, or is another one from a place before it on.
     Ahead {
         /// Where.
         end: Point,
@@ -191,6 +207,10 @@ struct State {
     at_front: usize,
     /// Where the head reader goes on.
     head: Option<Position>,
+    /// When what it read last was appended: nothing that any cursor has read is newer.
+    newest: Option<SystemTime>,
+    /// How often the log has lost its end.
+    losses: u64,
     /// Cursors before the window that ask, first come first served.
     behind: VecDeque<u64>,
 }
@@ -277,6 +297,7 @@ impl State {
     fn push(&mut self, from: Position, batch: Arc<Batch>) {
         self.bytes += batch.bytes;
         self.head = Some(batch.next);
+        self.newest = self.newest.max(batch.latest).max(batch.records.last().map(|record| record.appended));
         self.window.push_back(Entry { from, batch });
         if self.window.len() == 1 {
             self.at_front = self.cursors.values().filter(|slot| self.is_at_front(slot.at)).count();
@@ -315,12 +336,42 @@ impl State {
         }
     }
 
-    /// Answers a cursor that is behind, if it still is.
-    fn answer(&mut self, id: u64, answer: impl FnOnce(Position) -> Result<Slice, Gone>) {
-        if let Some(slot) = self.cursors.get_mut(&id)
-            && let Ask::Behind(waker) = std::mem::replace(&mut slot.ask, Ask::Nothing)
-        {
-            slot.ask = Ask::Answer(answer(slot.at));
+    /// Answers a cursor that is behind, if it still is at `at`.
+    fn answer(&mut self, id: u64, at: Position, answer: Result<Slice, Gone>) {
+        if let Some(slot) = self.cursors.get_mut(&id).filter(|slot| slot.at == at && slot.is_behind()) {
+            slot.answer(answer);
+        }
+    }
+
+    /// The log has lost what lay from `end` on. Whoever has read beyond it is to go back; all others ask again.
+    fn lose_end(&mut self, end: Point) {
+        self.losses += 1;
+        (self.head, self.newest) = (None, None);
+        self.clear();
+        self.behind.clear();
+        for slot in self.cursors.values_mut() {
+            // One that has not heard of an earlier loss yet goes back as far as that says.
+            let earlier = match &slot.ask {
+                Ask::Answer(Err(Gone::Ahead { end: earlier })) => Some(*earlier).filter(|earlier| earlier.at <= end.at),
+                _ => None,
+            };
+            let back = earlier.or((slot.at > end.at).then_some(end));
+            let ask = back.map_or(Ask::Nothing, |end| Ask::Answer(Err(Gone::Ahead { end })));
+            if let Ask::Head(waker) | Ask::Behind(waker) = std::mem::replace(&mut slot.ask, ask) {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn is_behind(&self) -> bool {
+        matches!(self.ask, Ask::Behind(_))
+    }
+
+    /// Answers what was asked from behind.
+    fn answer(&mut self, answer: Result<Slice, Gone>) {
+        if let Ask::Behind(waker) = std::mem::replace(&mut self.ask, Ask::Answer(answer)) {
             waker.wake();
         }
     }
@@ -405,7 +456,7 @@ impl Cursor {
         if state.head != Some(at) {
             // The first cursor to ask, or one that is further than the head reader: it reads from here on, and who is behind
             // catches up.
-            state.head = Some(at);
+            (state.head, state.newest) = (Some(at), None);
             state.clear();
             state.wake_head();
             self.feed.account(state);
@@ -420,7 +471,12 @@ impl Cursor {
     pub fn seek(&mut self, to: Position) {
         let mut state = self.feed.state.lock();
         state.place(self.id, to);
-        state.ask(self.id, Ask::Nothing);
+        // A loss that it has not heard of yet concerns the new place, too.
+        if let Some(slot) = state.cursors.get_mut(&self.id)
+            && !matches!(slot.ask, Ask::Answer(Err(Gone::Ahead { end })) if end.at < to)
+        {
+            slot.ask = Ask::Nothing;
+        }
         state.behind.retain(|id| *id != self.id);
         self.feed.account(&state);
     }

@@ -1,8 +1,10 @@
 //! Partitions that others add to topics, taken up while evoke runs.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evoke_api::names::TopicName;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,25 +26,28 @@ pub(super) struct Growth {
 
 impl Growth {
     pub(super) async fn run(self, cancel: CancellationToken) {
+        let mut seen = BTreeMap::new();
         while cancel.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-            if cancel.run_until_cancelled(self.look()).await == Some(true) {
+            if cancel.run_until_cancelled(self.look(&mut seen)).await == Some(true) {
                 self.grown.send_modify(|times| *times += 1);
                 self.sharing.nudge();
             }
         }
     }
 
-    /// True if a topic has more partitions than it was known to have. Those that cannot be asked for are asked for the next time.
-    async fn look(&self) -> bool {
+    /// True if a topic has more partitions than it was `seen` with. Those that cannot be asked for are asked for the next time.
+    async fn look(&self, seen: &mut BTreeMap<TopicName, u16>) -> bool {
         let names: Vec<_> = self.topics.0.lock().topics.keys().cloned().collect();
         let mut has_grown = false;
         for name in names {
             let Ok(Some(partitions)) = self.bus.partitions(&name).await else { continue };
             let mut known = self.topics.0.lock();
-            if let Some(topic) = known.topics.get_mut(&name).filter(|topic| topic.partitions < partitions) {
-                topic.partitions = partitions;
-                has_grown = true;
-            }
+            let Some(topic) = known.topics.get_mut(&name) else { continue };
+            let before = seen.get(&name).copied().unwrap_or(topic.partitions);
+            // Whoever declared it anew may have found them first, and told nobody.
+            topic.partitions = topic.partitions.max(partitions);
+            has_grown |= before < topic.partitions;
+            seen.insert(name, topic.partitions);
         }
         has_grown
     }

@@ -119,7 +119,7 @@ pub struct Open {
     pub key: u64,
 }
 
-/// What of a ledger is lost with the log: see [`Ledger::trimmed`] and [`Ledger::ahead`].
+/// What of a ledger is lost with the log: see [`Ledger::trimmed`], [`Ledger::damaged`] and [`Ledger::ahead`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
     /// Open events that are gone.
@@ -170,7 +170,8 @@ impl Ledger {
         self.count
     }
 
-    /// When the last event that was evaluated was appended; zero before the first one.
+    /// When the latest of all that was evaluated, or passed by with it, was appended; zero before the first event. It never goes back, not
+    /// with the clock of the bus either: nothing that was evaluated was appended later.
     pub fn seen(&self) -> Millis {
         self.seen
     }
@@ -185,7 +186,7 @@ impl Ledger {
         self.open.first_key_value().map_or(self.upto, |(at, _)| *at)
     }
 
-    /// `count` more events were evaluated, the last of which was appended at `seen`; the frontier moves to `upto`. Never goes
+    /// `count` more events were evaluated, the latest of which was appended at `seen`; the frontier moves to `upto`. Never goes
     /// back.
     pub fn advance(&mut self, upto: Position, count: u64, seen: Millis) {
         self.upto = self.upto.max(upto);
@@ -236,24 +237,33 @@ impl Ledger {
 
     /// What is lost if the log now begins at `first`.
     pub fn lost(&self, first: Point) -> Lost {
-        let open = self.open.range(..first.at).count() as u64;
-        let unread = match (self.before, first.before) {
-            _ if first.at <= self.upto => Some(0),
+        self.lost_between(Position::default(), first)
+    }
+
+    fn lost_between(&self, from: Position, to: Point) -> Lost {
+        let open = self.open.range(from.min(to.at)..to.at).count() as u64;
+        let unread = match (self.before, to.before) {
+            _ if to.at <= self.upto => Some(0),
             // Fewer than were read are those of another log, of which nothing was.
             (Some(passed), Some(before)) => Some(before.checked_sub(passed).unwrap_or(before)),
             // Positions that begin with a time are further apart than events.
-            _ => u64::try_from(first.at.0.saturating_sub(self.upto.0)).ok(),
+            _ => u64::try_from(to.at.0.saturating_sub(self.upto.0)).ok(),
         };
         Lost { open, unread }
     }
 
     /// The log now begins at `first`: what lies below is lost.
     pub fn trimmed(&mut self, first: impl Into<Point>) -> Lost {
-        let first: Point = first.into();
-        let lost = self.lost(first);
-        self.open = self.open.split_off(&first.at);
-        if first.at > self.upto {
-            (self.upto, self.before) = (first.at, first.before);
+        self.damaged(Position::default(), first)
+    }
+
+    /// What lies from `first` on and before `next` is lost; the log goes on there.
+    pub fn damaged(&mut self, first: Position, next: impl Into<Point>) -> Lost {
+        let next: Point = next.into();
+        let lost = self.lost_between(first, next);
+        self.open.retain(|at, _| !(first..next.at).contains(at));
+        if next.at > self.upto {
+            (self.upto, self.before) = (next.at, next.before);
         }
         lost
     }

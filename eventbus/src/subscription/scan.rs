@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use crate::bus::{Batch, BusError, EventBus, From, Mark, Partition, Position, Reader};
+use crate::bus::{Batch, BusError, EventBus, From, Mark, Partition, Position, Reader, Record};
 
 const READ_BYTES: usize = 256 << 10;
 /// A read that takes longer may wait for an event that will never come: positions have holes.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// By how much further a look back goes than the one before.
+const FURTHER: u128 = 16;
 
 /// Where one thing is in the log.
 ///
@@ -35,6 +37,59 @@ pub async fn is_over(
     Ok(here.ahead == there.ahead && (here.exact || here.ahead == 0))
 }
 
+/// The last event before `upto`, and not before `floor`, with the time at which the bus itself says that it was appended: of other events
+/// a reader may make it later. `None` where there is none that can be read.
+///
+/// # Errors
+/// The bus's.
+pub async fn last_before(
+    bus: &dyn EventBus,
+    partition: &Partition,
+    upto: Position,
+    floor: Position,
+) -> Result<Option<Record>, BusError> {
+    let there = locate(bus, partition, From::At(upto)).await?;
+    let (upto, floor) = (upto.min(there.end), floor.max(there.first));
+    let mut reach = 1;
+    loop {
+        let at = Position(upto.0.saturating_sub(reach)).max(floor);
+        if at >= upto {
+            return Ok(None);
+        }
+        let here = locate(bus, partition, From::At(at)).await?;
+        if here.ahead > there.ahead
+            && let Some(last) = last_between(bus, partition, at, upto).await?
+        {
+            return Ok(Some(last));
+        }
+        if at == floor {
+            return Ok(None);
+        }
+        reach = reach.saturating_mul(FURTHER);
+    }
+}
+
+async fn last_between(
+    bus: &dyn EventBus,
+    partition: &Partition,
+    from: Position,
+    upto: Position,
+) -> Result<Option<Record>, BusError> {
+    let mut last = None;
+    let mut scan = Scan::new(bus, partition.clone(), from, upto);
+    while let Some(mut batch) = scan.next().await? {
+        last = batch.records.pop();
+    }
+    match last {
+        Some(record) if record.at > from => {
+            // A reader that has read nothing before it has its time from it alone.
+            let mut alone = Scan::new(bus, partition.clone(), record.at, Position(record.at.0.saturating_add(1)));
+            Ok(alone.next().await?.and_then(|batch| batch.records.into_iter().next()))
+        }
+        last => Ok(last),
+    }
+}
+
 /// Reads one partition from a position to an end.
 pub struct Scan<'a> {
     bus: &'a dyn EventBus,
@@ -55,7 +110,7 @@ impl<'a> Scan<'a> {
         self.at
     }
 
-    /// The next events; `None` at the end. What was trimmed meanwhile is passed by.
+    /// The next events; `None` at the end. What was trimmed meanwhile, or is damaged, is passed by.
     ///
     /// # Errors
     /// The bus's.
@@ -76,8 +131,8 @@ impl<'a> Scan<'a> {
                         self.at = self.until;
                     }
                 }
-                Err(BusError::Trimmed { first }) if first > self.at => {
-                    (self.at, self.reader) = (first.min(self.until), None);
+                Err(BusError::Trimmed { first: next } | BusError::Damaged { next, .. }) if next > self.at => {
+                    (self.at, self.reader) = (next.min(self.until), None);
                 }
                 Err(BusError::Ahead { .. }) => self.at = self.until,
                 Err(error) => return Err(error),
@@ -109,6 +164,7 @@ mod tests {
     use crate::embedded::{EmbeddedBus, EmbeddedOptions};
     use crate::event::Event;
     use crate::metrics::BusMetrics;
+    use crate::subscription::test_log::{self, TestLog};
 
     #[tokio::test]
     async fn it_stands_at_its_end_and_not_where_the_last_batch_reached() {
@@ -127,5 +183,27 @@ mod tests {
         }
         assert_eq!(ids, ["0", "1", "2", "3", "4"]);
         assert_eq!(scan.at(), Position(5));
+    }
+
+    #[tokio::test]
+    async fn the_last_event_before_a_place_has_its_own_time() {
+        let log = TestLog::new();
+        log.append("a", 5, 9_000);
+        log.append("b", 5, 1_000);
+        // Places without events, further than the first look goes.
+        log.move_end(400);
+        log.append("c", 1, 2_000);
+        let partition = test_log::partition();
+        let last = async |upto, floor| {
+            let last = last_before(&*log, &partition, Position(upto), Position(floor)).await.unwrap();
+            last.map(|record| (record.event.id().to_owned(), record.appended))
+        };
+        let is = |id: &str, millis| Some((id.to_owned(), test_log::time(millis)));
+        // A reader that has read what is before says later.
+        assert_eq!(last(400, 0).await, is("b9", 1_000));
+        assert_eq!(last(7, 0).await, is("b6", 1_000));
+        assert_eq!(last(5, 0).await, is("a4", 9_000));
+        assert_eq!(last(1_000, 0).await, is("c400", 2_000));
+        assert_eq!([last(0, 0).await, last(7, 7).await, last(400, 20).await], [None, None, None]);
     }
 }

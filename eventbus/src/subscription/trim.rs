@@ -36,14 +36,23 @@ const ORPHANED_AFTER: Duration = Duration::from_secs(60);
 const NEARLY_FULL: f64 = 0.85;
 const RELIEVED: f64 = 0.7;
 
+/// What `maxBytes` of a bus is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxBytes {
+    /// All topics together may hold so much.
+    Together(u64),
+    /// Each topic may, with all of its partitions.
+    EachTopic(u64),
+}
+
 /// How much of a bus's logs is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// How long events are kept for a subscription that runs nowhere; for ever when absent. Also the longest that anything is kept
     /// for replay.
     pub max_age: Option<Duration>,
-    /// How much the logs may hold together, as far as known here.
-    pub max_bytes: Option<u64>,
+    /// How much the logs may hold, as far as known here.
+    pub max_bytes: Option<MaxBytes>,
     /// How long what every subscription has finished is kept.
     pub replay_age: Duration,
     /// How much of it.
@@ -90,6 +99,10 @@ struct Place {
     stored: Option<u64>,
     log: Mark,
     needs: Vec<Need>,
+    /// Space runs out here.
+    tight: bool,
+    /// How much of it should go if nobody needs it, as a share of what is stored.
+    excess: f64,
 }
 
 /// What one subscription needs of it.
@@ -120,7 +133,7 @@ impl Trimmer {
             if !turn.is_here() {
                 // What the other process shows must not be counted twice.
                 self.shown.show(&self.metrics, &[]);
-                self.blame(&[], false);
+                self.blame(&[]);
                 self.positions.send_if_modified(|positions| positions.take().is_some());
                 idle_since.clear();
                 continue;
@@ -152,22 +165,22 @@ impl Trimmer {
     async fn pass(&self, full: bool, idle_since: &mut BTreeMap<SubscriptionId, Instant>) -> Result<(), BusError> {
         let losses = self.bus.losses();
         let before = *losses.borrow();
-        let (places, share) = self.look(full, idle_since).await?;
+        let places = self.look(full, idle_since).await?;
         // Who was not found since the state is lost may need something all the same.
         if *losses.borrow() == before {
             for place in &places {
-                self.trim(place, share).await?;
+                self.trim(place).await?;
             }
         }
         Ok(())
     }
 
-    /// Every partition with who needs what of it, and the share of all that should go. Shows it.
+    /// Every partition with who needs what of it, and how much of it should go. Shows it.
     async fn look(
         &self,
         full: bool,
         idle_since: &mut BTreeMap<SubscriptionId, Instant>,
-    ) -> Result<(Vec<Place>, f64), BusError> {
+    ) -> Result<Vec<Place>, BusError> {
         let mut standings = standings(&*self.bus, &self.topics, &self.sharing).await?;
         // Which process runs a job is not shared as subscriptions are: its document says that one does.
         let jobs = job::list(&*self.bus).await?.into_iter().map(|stored| stored.job);
@@ -183,17 +196,29 @@ impl Trimmer {
             idle_since.entry(standing.name.subscription.clone()).or_insert_with(Instant::now);
         }
         let orphaned = |id: &SubscriptionId| idle_since.get(id).is_some_and(|since| since.elapsed() >= ORPHANED_AFTER);
-        let places = self.places(&standings, orphaned).await?;
-        let total: u64 = places.iter().filter_map(|place| place.stored).sum();
-        let near = self.retention.max_bytes.is_some_and(|max| total as f64 > max as f64 * NEARLY_FULL);
-        self.blame(&places, full || near);
-        let target = match self.retention.max_bytes {
-            _ if full => 0,
-            Some(max) if near => (max as f64 * RELIEVED) as u64,
-            _ => self.retention.replay_bytes,
-        };
-        let excess = total.saturating_sub(target);
-        Ok((places, excess as f64 / total.max(1) as f64))
+        let mut places = self.places(&standings, orphaned).await?;
+        self.weigh(&mut places, full);
+        self.blame(&places);
+        Ok(places)
+    }
+
+    /// Finds out where space runs out, and how much should go for that and of what is kept for replay.
+    fn weigh(&self, places: &mut [Place], full: bool) {
+        let mut topics: BTreeMap<TopicName, u64> = BTreeMap::new();
+        for place in &*places {
+            *topics.entry(place.partition.topic.clone()).or_default() += place.stored.unwrap_or(0);
+        }
+        let total: u64 = topics.values().sum();
+        let for_replay = excess(total, if full { 0 } else { self.retention.replay_bytes });
+        for place in places {
+            let for_space = match self.retention.max_bytes {
+                Some(MaxBytes::Together(max)) => relief(total, max),
+                Some(MaxBytes::EachTopic(max)) => relief(topics.get(&place.partition.topic).copied().unwrap_or(0), max),
+                None => None,
+            };
+            place.tight = full || for_space.is_some();
+            place.excess = for_replay.max(for_space.unwrap_or(0.0));
+        }
     }
 
     async fn places(
@@ -226,13 +251,14 @@ impl Trimmer {
                 from,
                 orphaned: orphaned(&reader.name.subscription),
             });
-            places.push(Place { partition, keep, stored, log, needs: needs.collect() });
+            let needs = needs.collect();
+            places.push(Place { partition, keep, stored, log, needs, tight: false, excess: 0.0 });
         }
         Ok(places)
     }
 
-    /// Trims one partition; `share` of what is stored should go if nobody needs it.
-    async fn trim(&self, place: &Place, share: f64) -> Result<(), BusError> {
+    /// Trims one partition.
+    async fn trim(&self, place: &Place) -> Result<(), BusError> {
         let Place { partition, log, .. } = place;
         let aged_out = match self.retention.max_age {
             Some(age) => Some(self.since(partition, age).await?),
@@ -255,8 +281,8 @@ impl Trimmer {
         }
         let age = self.retention.max_age.map_or(self.retention.replay_age, |age| age.min(self.retention.replay_age));
         let mut cut = self.since(partition, age).await?.at.min(floor);
-        if share > 0.0 {
-            let left = (log.ahead as f64 * (1.0 - share)) as u64;
+        if place.excess > 0.0 {
+            let left = (log.ahead as f64 * (1.0 - place.excess)) as u64;
             cut = cut.max(self.leaving(partition, left, floor).await?);
         }
         if cut <= log.first {
@@ -311,16 +337,17 @@ impl Trimmer {
         there.map(|standing| (standing.name.clone(), standing.ledger.upto())).collect()
     }
 
-    /// Names the subscription that holds the most space of a bus that is full.
-    fn blame(&self, places: &[Place], full: bool) {
+    /// Names the subscription that holds the most space where it runs out.
+    fn blame(&self, places: &[Place]) {
         let held = |place: &Place, need: &Need| {
             let all = place.log.ahead.max(1) as f64;
             (need.from.ahead as f64 / all * place.stored.unwrap_or(place.log.ahead) as f64) as u64
         };
         let most = places
             .iter()
+            .filter(|place| place.tight)
             .flat_map(|place| place.needs.iter().map(move |need| (held(place, need), place, need)))
-            .filter(|(bytes, ..)| full && *bytes > 0)
+            .filter(|(bytes, ..)| *bytes > 0)
             .max_by_key(|(bytes, ..)| *bytes);
         let holder = most.map(|(_, place, need)| Holder {
             subscription: need.subscription.clone(),
@@ -348,6 +375,16 @@ impl Need {
             _ => self.from.at,
         }
     }
+}
+
+/// The share of `held` that is more than `target`.
+fn excess(held: u64, target: u64) -> f64 {
+    held.saturating_sub(target) as f64 / held.max(1) as f64
+}
+
+/// The share of `held` that should go for space, where it is nearly `max`.
+fn relief(held: u64, max: u64) -> Option<f64> {
+    (held as f64 > max as f64 * NEARLY_FULL).then(|| excess(held, (max as f64 * RELIEVED) as u64))
 }
 
 fn labels(subscription: &SubscriptionId) -> [&str; 3] {

@@ -253,6 +253,17 @@ impl Line {
         self.client.poll(POLL);
     }
 
+    /// How many partitions of a topic it knows by what the brokers say: it refuses records for any other. Blocks.
+    pub(super) fn partitions(&self, topic: &str, patience: Duration) -> Result<usize, KafkaError> {
+        let metadata = self.client.client().fetch_metadata(Some(topic), patience)?;
+        let Some(found) = metadata.topics().first() else { return Ok(0) };
+        match found.error() {
+            None => Ok(found.partitions().len()),
+            // It learns of partitions only where there is none.
+            Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+        }
+    }
+
     /// Has another take its place.
     pub(super) fn give_up(&self) {
         self.condition.give_up();

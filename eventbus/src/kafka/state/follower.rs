@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
@@ -24,11 +24,13 @@ const STATE: &str = "state";
 struct Progress {
     next: i64,
     prints: Prints,
+    /// How often connections had been lost when it was last looked whether the topic is what it was.
+    cuts: u64,
 }
 
 /// Reads the topic into the table until the bus is closed.
 pub(in crate::kafka) async fn follow(core: Arc<Core>) {
-    let mut read = Progress::default();
+    let mut read = Progress { cuts: core.told.cuts(), ..Progress::default() };
     while !core.closed.is_cancelled() {
         // One that is new sits where it should, wherever the one before was about to sit.
         let seat = core.pool.seat(core.state.place(), PREFETCH);
@@ -48,7 +50,7 @@ async fn read_on(core: &Core, seat: &Arc<Seat>, read: &mut Progress) -> bool {
         let said = std::future::poll_fn(|cx| poll(core, seat, cx, read));
         let doubtful = async {
             tokio::select! {
-                error = said => error.is_some_and(|error| is_doubtful(&error)),
+                doubtful = said => doubtful,
                 () = core.state.doubt.notified() => true,
             }
         };
@@ -63,10 +65,16 @@ async fn read_on(core: &Core, seat: &Arc<Seat>, read: &mut Progress) -> bool {
     }
 }
 
-/// Takes in what there is; completes only with what goes wrong.
-fn poll(core: &Core, seat: &Arc<Seat>, cx: &Context<'_>, read: &mut Progress) -> Poll<Option<KafkaError>> {
+/// Takes in what there is; completes only where something is wrong, with whether the topic may not be the one that was read.
+fn poll(core: &Core, seat: &Arc<Seat>, cx: &Context<'_>, read: &mut Progress) -> Poll<bool> {
     let state = &core.state;
+    let mut is_cut = false;
     let found = core.pool.poll(seat, cx, read.next, |queue| {
+        // What has come since may be of another topic: nothing is taken before that is known.
+        is_cut = core.told.cuts() != read.cuts;
+        if is_cut {
+            return Ok(None);
+        }
         let mut shared = state.table.lock();
         let mut read_on = Ok(None::<()>);
         while let Some(message) = queue.poll(Duration::ZERO) {
@@ -89,9 +97,10 @@ fn poll(core: &Core, seat: &Arc<Seat>, cx: &Context<'_>, read: &mut Progress) ->
         read_on
     });
     match found {
-        Found::Nothing | Found::Some(()) => Poll::Pending,
-        Found::Error(error) => Poll::Ready(Some(error)),
-        Found::Failed(_) => Poll::Ready(None),
+        Found::Nothing | Found::Some(()) if !is_cut => Poll::Pending,
+        Found::Nothing | Found::Some(()) => Poll::Ready(true),
+        Found::Error(error) => Poll::Ready(is_doubtful(&error)),
+        Found::Failed(_) => Poll::Ready(false),
     }
 }
 
@@ -114,9 +123,13 @@ fn is_doubtful(error: &KafkaError) -> bool {
 async fn check(core: &Arc<Core>, read: &mut Progress) {
     let mut gone = false;
     loop {
+        let cuts = core.told.cuts();
         let Some(looked) = core.closed.run_until_cancelled(look(core, read, &mut gone)).await else { return };
         match &looked {
-            Ok(()) => core.health.clear(STATE),
+            Ok(()) => {
+                read.cuts = cuts;
+                core.health.clear(STATE);
+            }
             Err(error) if gone => core.health.trouble(&STATE.into(), Health::Down(error.to_string().into())),
             Err(error) => tracing::debug!(%error, "it cannot be seen yet whether the topic of the state is the same"),
         }
@@ -132,7 +145,7 @@ async fn check(core: &Arc<Core>, read: &mut Progress) {
 async fn look(core: &Arc<Core>, read: &mut Progress, gone: &mut bool) -> Result<(), BusError> {
     let (state, place) = (&core.state, core.state.place());
     // What a client knows of a topic, such as the epoch of its leader, may keep it from reading another one of that name.
-    let outdate = || core.pool.outdate(&place);
+    let outdate = || core.pool.outdate(&place, Instant::now());
     if core.cluster.partitions(&state.wire).await?.is_none() && !std::mem::replace(gone, true) {
         let text = format!("topic {} is gone, and with it evoke's state: it is made again", state.wire);
         core.health.trouble(&STATE.into(), Health::Down(text.into()));
@@ -142,7 +155,7 @@ async fn look(core: &Arc<Core>, read: &mut Progress, gone: &mut bool) -> Result<
     let ends = core.cluster.ends(vec![place.clone()]).await?;
     let no_ends = || BusError::Unavailable(format!("the ends of topic {} are not known", state.wire).into());
     let ends = ends.first().copied().ok_or_else(no_ends)?;
-    let verdict = read.prints.compare(core, &place, ends).await.inspect_err(|_| outdate())?;
+    let verdict = read.prints.compare(core, &place, ends, true).await.inspect_err(|_| outdate())?;
     if verdict == Verdict::Same && (ends.first..=ends.end).contains(&read.next) {
         return Ok(());
     }

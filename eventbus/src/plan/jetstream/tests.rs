@@ -1,5 +1,6 @@
 use evoke_api::events::{EventBusSpec, NatsStreamingBus};
 use evoke_api::problem::Planned;
+use evoke_connect::nats::Login;
 
 use super::*;
 use crate::plan::tests::OneSecret;
@@ -65,6 +66,36 @@ fn servers_of_ones_own_are_for_clusters() {
     let (plan, problems, not_here) = planned(serde_json::json!({"native": {"replicas": 3}}));
     assert_eq!((plan, problems), (None, vec![]));
     assert!(not_here[0].contains("spec.jetStream.native") && not_here[0].contains("--bus embedded"), "{not_here:?}");
+}
+
+#[test]
+fn nats_streaming_takes_its_log_in_from_the_url() {
+    let planned = |nats_url: &str| {
+        let stan = NatsStreamingBus { nats_url: nats_url.into(), ..NatsStreamingBus::default() };
+        let spec = EventBusSpec { nats_streaming: Some(stan), ..EventBusSpec::default() };
+        let (plan, problems, _) = taken(crate::plan::plan("ns", &spec, &OneSecret));
+        assert!(!format!("{plan:?} {problems:?}").contains("s3"), "{plan:?} {problems:?}");
+        let of_url: Vec<String> =
+            problems.into_iter().filter(|p| p.starts_with("spec.natsStreaming.natsURL: ")).collect();
+        (plan.map(|plan| plan.nats), of_url)
+    };
+    let (username, password) = (Secret::new("me"), Secret::new("s3@cret"));
+    let (plan, problems) = planned("nats://me:s3%40cret@a:4222, nats://me:s3%40cret@b, c");
+    let plan = plan.unwrap();
+    assert_eq!(plan.servers, ["nats://a:4222", "nats://b:4222", "nats://c:4222"]);
+    assert_eq!(plan.login, Login::User { username, password });
+    let warning = "spec.natsStreaming.natsURL: the log-in is part of the url, where whoever reads the manifest sees it; \
+                   write `jetStream: {url, auth}` instead, with `passwordFrom` or `tokenFrom`";
+    assert_eq!(problems, [warning]);
+    let (plan, problems) = planned("tls://s3cret@a");
+    assert_eq!(plan.unwrap().login, Login::Token(Secret::new("s3cret")));
+    assert_eq!(problems, [warning]);
+    let (plan, problems) = planned("nats://me:s3cret@a, nats://you:s3cret@b");
+    assert_eq!(plan, None);
+    let expected = "spec.natsStreaming.natsURL: logs in to each server as somebody else; keep one of them";
+    assert_eq!(problems, [warning, expected]);
+    let (plan, problems) = planned("nats://me:s3/cret@a");
+    assert_eq!((plan, problems.len()), (None, 1), "{problems:?}");
 }
 
 #[test]

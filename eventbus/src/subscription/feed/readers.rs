@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::clock::Probe;
 use super::{Ask, Entry, Feed, Gone, Slice, Slot, State};
-use crate::bus::{Batch, BusError, From, Position, Reader};
-use crate::subscription::scan;
+use crate::bus::{Batch, BusError, From, Point, Position, Reader};
+use crate::subscription::{regrown, scan};
 
 /// One read at the head, in bytes; also the least that its reader may have read ahead.
 const HEAD_BYTES: usize = 512 << 10;
@@ -64,18 +64,32 @@ impl<'a> Trouble<'a> {
 /// # Errors
 /// One that is not theirs.
 async fn gone(feed: &Feed, error: BusError) -> Result<Gone, BusError> {
-    let (to, lost_end) = match error {
-        BusError::Trimmed { first } => (first, false),
-        BusError::Ahead { end } => (end, true),
-        BusError::Closed => return Ok(Gone::Closed),
-        BusError::NoTopic(_) | BusError::Unavailable(_) | BusError::Broken(_) => return Err(error),
+    let gone = match error {
+        BusError::Trimmed { first } => place(feed, first).await.map(|first| Gone::Trimmed { first }),
+        BusError::Damaged { first, next } => place(feed, next).await.map(|next| Gone::Damaged { first, next }),
+        BusError::Ahead { end } => new_end(feed, end).await.map(|end| Gone::Ahead { end }),
+        BusError::Closed | BusError::NoTopic(_) | BusError::Unavailable(_) | BusError::Broken(_) => Err(error),
     };
-    let place = match scan::locate(&*feed.shared.bus, &feed.partition, From::At(to)).await {
-        Ok(mark) => mark.point(),
-        Err(BusError::Closed) => return Ok(Gone::Closed),
-        Err(error) => return Err(error),
-    };
-    Ok(if lost_end { Gone::Ahead { end: place } } else { Gone::Trimmed { first: place } })
+    match gone {
+        Err(BusError::Closed) => Ok(Gone::Closed),
+        gone => gone,
+    }
+}
+
+async fn place(feed: &Feed, at: Position) -> Result<Point, BusError> {
+    Ok(scan::locate(&*feed.shared.bus, &feed.partition, From::At(at)).await?.point())
+}
+
+/// Where a log goes on that has lost its end. A reader that had read nothing of that says where the log ends by now, and what was appended
+/// since lies before.
+async fn new_end(feed: &Feed, end: Position) -> Result<Point, BusError> {
+    let newest = feed.state.lock().newest;
+    if let Some(newest) = newest
+        && let Some(newer) = regrown::newer_before(&*feed.shared.bus, &feed.partition, newest.into(), end).await?
+    {
+        return Ok(newer);
+    }
+    place(feed, end).await
 }
 
 /// What the reader of a partition may have read ahead.
@@ -93,18 +107,18 @@ pub(super) async fn head(feed: Arc<Feed>) {
 async fn read_head(feed: &Feed) {
     let read = feed.shared.metrics.read.with_label_values(&["head"]);
     let (mut trouble, mut probe) = (Trouble::new(feed), Probe::new(feed));
-    let mut reader: Option<(Position, Box<dyn Reader>)> = None;
+    let mut reader: Option<(Standing, Box<dyn Reader>)> = None;
     loop {
-        let Some(at) = feed.state.lock().head_asked() else {
+        let Some(here) = feed.state.lock().head_asked() else {
             feed.head_wanted.notified().await;
             continue;
         };
         let mut open = match reader.take() {
-            Some((position, open)) if position == at => open,
-            _ => match feed.shared.bus.read(&feed.partition, From::At(at), ahead(feed)).await {
+            Some((standing, open)) if standing == here => open,
+            _ => match feed.shared.bus.read(&feed.partition, From::At(here.at), ahead(feed)).await {
                 Ok(open) => open,
                 Err(error) => {
-                    fail_head(feed, at, error, &mut trouble).await;
+                    fail_head(feed, here, error, &mut trouble).await;
                     continue;
                 }
             },
@@ -113,7 +127,7 @@ async fn read_head(feed: &Feed) {
         let next = tokio::select! {
             next = open.next(HEAD_BYTES) => next,
             () = feed.head_moved.notified() => {
-                reader = Some((at, open));
+                reader = Some((here, open));
                 continue;
             }
         };
@@ -122,41 +136,59 @@ async fn read_head(feed: &Feed) {
                 trouble.over();
                 read.inc_by(batch.bytes as u64);
                 probe.read(&batch);
-                reader = Some((batch.next, open));
-                feed.arrived(at, batch);
+                reader = Some((Standing { at: batch.next, ..here }, open));
+                feed.arrived(here, batch);
             }
-            Err(error) => fail_head(feed, at, error, &mut trouble).await,
+            Err(error) => {
+                if matches!(error, BusError::Unavailable(_)) {
+                    // What it has read is what it knows the log again by.
+                    reader = Some((here, open));
+                }
+                fail_head(feed, here, error, &mut trouble).await;
+            }
         }
     }
 }
 
-async fn fail_head(feed: &Feed, at: Position, error: BusError, trouble: &mut Trouble<'_>) {
+async fn fail_head(feed: &Feed, here: Standing, error: BusError, trouble: &mut Trouble<'_>) {
     let gone = match gone(feed, error).await {
+        Ok(Gone::Ahead { end }) => return feed.lose_end(end, here.losses),
         Ok(gone) => gone,
         Err(error) => return trouble.wait(&error).await,
     };
     let mut state = feed.state.lock();
-    if state.head == Some(at) {
+    if state.is_head(here) {
         state.head = None;
         state.clear();
         feed.account(&state);
-        state.fail(at, gone);
+        state.fail(here.at, gone);
     }
+}
+
+/// Where a reader stands, and in which log: how often that had lost its end. One that was opened before takes what it reads for the rest of
+/// what was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Standing {
+    at: Position,
+    losses: u64,
 }
 
 impl State {
     /// Where the head reader goes on, if somebody waits for it.
-    fn head_asked(&self) -> Option<Position> {
-        self.head.filter(|_| self.cursors.values().any(|slot| matches!(slot.ask, Ask::Head(_))))
+    fn head_asked(&self) -> Option<Standing> {
+        let is_asked = || self.cursors.values().any(|slot| matches!(slot.ask, Ask::Head(_)));
+        self.head.filter(|_| is_asked()).map(|at| Standing { at, losses: self.losses })
     }
 
-    /// Tells the cursors that wait at `at`; those that wait elsewhere ask again.
+    fn is_head(&self, here: Standing) -> bool {
+        self.losses == here.losses && self.head == Some(here.at)
+    }
+
+    /// Tells the cursors that wait at `at`; those that wait at the head of a moment ago ask again, and who is behind stays there.
     fn fail(&mut self, at: Position, gone: Gone) {
-        for slot in self.cursors.values_mut() {
-            if let Ask::Head(waker) = std::mem::replace(&mut slot.ask, Ask::Nothing) {
-                if slot.at == at {
-                    slot.ask = Ask::Answer(Err(gone));
-                }
+        for slot in self.cursors.values_mut().filter(|slot| matches!(slot.ask, Ask::Head(_))) {
+            let ask = if slot.at == at { Ask::Answer(Err(gone)) } else { Ask::Nothing };
+            if let Ask::Head(waker) = std::mem::replace(&mut slot.ask, ask) {
                 waker.wake();
             }
         }
@@ -164,10 +196,22 @@ impl State {
 }
 
 impl Feed {
-    /// Takes in what the head reader read from `at` on.
-    fn arrived(&self, at: Position, batch: Batch) {
+    /// A reader found that the log has lost its end. Others that were open then find the same, each as far as it has read: the first one is
+    /// believed.
+    fn lose_end(&self, end: Point, losses: u64) {
         let mut state = self.state.lock();
-        if state.head != Some(at) || batch.next <= at {
+        if state.losses == losses {
+            state.lose_end(end);
+            self.account(&state);
+            self.head_moved.notify_one();
+        }
+    }
+
+    /// Takes in what the head reader read from where it stood on.
+    fn arrived(&self, here: Standing, batch: Batch) {
+        let at = here.at;
+        let mut state = self.state.lock();
+        if !state.is_head(here) || batch.next <= at {
             return;
         }
         state.push(at, Arc::new(batch));
@@ -188,8 +232,19 @@ async fn serve_behind(feed: &Feed) {
     let mut readers: VecDeque<(Position, Box<dyn Reader>)> = VecDeque::new();
     let mut recent: VecDeque<Entry> = VecDeque::new();
     let mut patience = HOLE;
+    let mut losses = 0;
     loop {
-        let Some((id, at)) = feed.state.lock().next_behind() else {
+        let (next, losses_now) = {
+            let mut state = feed.state.lock();
+            (state.next_behind(), state.losses)
+        };
+        if losses_now != losses {
+            // What was read of the end that is lost is not what is there by now.
+            losses = losses_now;
+            readers.clear();
+            recent.clear();
+        }
+        let Some((id, at)) = next else {
             if feed.state.lock().nobody_behind() {
                 readers.clear();
                 recent.clear();
@@ -198,12 +253,12 @@ async fn serve_behind(feed: &Feed) {
             continue;
         };
         if let Some(entry) = recent.iter().find(|entry| (entry.from..entry.batch.next).contains(&at)) {
-            feed.serve(entry);
+            feed.serve(entry, losses);
             continue;
         }
         match read_behind(feed, at, &mut readers, patience).await {
             Ok(None) => {
-                let was_hole = skip_hole(feed, id, at).await;
+                let was_hole = skip_hole(feed, id, Standing { at, losses }).await;
                 patience = if was_hole { HOLE } else { (patience * 2).min(HOLE_MAX) };
             }
             Ok(Some(batch)) => {
@@ -211,14 +266,15 @@ async fn serve_behind(feed: &Feed) {
                 patience = HOLE;
                 read.inc_by(batch.bytes as u64);
                 let entry = Entry { from: at, batch: Arc::new(batch) };
-                feed.serve(&entry);
+                feed.serve(&entry, losses);
                 // An empty batch may have brought it no further.
                 feed.state.lock().ask_again(id);
                 recent.truncate(CATCH_UP_BATCHES - 1);
                 recent.push_front(entry);
             }
             Err(error) => match gone(feed, error).await {
-                Ok(gone) => feed.state.lock().answer(id, |_| Err(gone)),
+                Ok(Gone::Ahead { end }) => feed.lose_end(end, losses),
+                Ok(gone) => feed.state.lock().answer(id, at, Err(gone)),
                 Err(error) => {
                     trouble.wait(&error).await;
                     feed.state.lock().ask_again(id);
@@ -247,22 +303,27 @@ async fn read_behind(
 
 /// A read that does not return may be slow, or there may be no event between the cursor and the head; nobody else waits for it.
 /// True if there was no event.
-async fn skip_hole(feed: &Feed, id: u64, at: Position) -> bool {
+async fn skip_hole(feed: &Feed, id: u64, here: Standing) -> bool {
+    let at = here.at;
     let head = feed.state.lock().begin();
     if let Some(head) = head
         && let Ok(marks) = feed.shared.bus.locate(&[at, head].map(|at| (feed.partition.clone(), From::At(at)))).await
-        && let [here, there] = marks[..]
-        && here.exact
-        && here.ahead == there.ahead
+        && let [from, to] = marks[..]
+        && from.exact
+        && from.ahead == to.ahead
+        // Where the log has lost its end, there is no such place by now, and the head reader will hear of it.
+        && at < head.min(to.end)
     {
+        let next = head.min(to.end);
         // What was there and is gone by now is no hole.
         let gone = match feed.shared.bus.read(&feed.partition, From::At(at), 0).await {
-            Ok(_) => Ok(Arc::new(Batch { next: head, ..Batch::default() })),
+            Ok(_) => Ok(Arc::new(Batch { next, ..Batch::default() })),
             Err(error) => Err(gone(feed, error).await),
         };
         match gone {
-            Ok(hole) => feed.state.lock().answer(id, |at| Ok(Slice::new(&hole, at, head.max(at)))),
-            Err(Ok(gone)) => feed.state.lock().answer(id, |_| Err(gone)),
+            Ok(hole) => feed.skip(id, here, &hole),
+            Err(Ok(Gone::Ahead { end })) => feed.lose_end(end, here.losses),
+            Err(Ok(gone)) => feed.state.lock().answer(id, at, Err(gone)),
             Err(Err(_)) => feed.state.lock().ask_again(id),
         }
         true
@@ -273,19 +334,24 @@ async fn skip_hole(feed: &Feed, id: u64, at: Position) -> bool {
 }
 
 impl State {
-    /// The cursor that has waited longest, and where it is.
+    /// The cursor that has waited longest, and where it is. Those that are not behind any more, since the head reader has failed, ask again.
     fn next_behind(&mut self) -> Option<(u64, Position)> {
         loop {
             let id = self.behind.pop_front()?;
-            if let Some(Slot { at, ask: Ask::Behind(_) }) = self.cursors.get(&id) {
-                return Some((id, *at));
+            let begin = self.begin();
+            let Some(slot) = self.cursors.get_mut(&id).filter(|slot| slot.is_behind()) else { continue };
+            if begin.is_some_and(|begin| slot.at < begin) {
+                return Some((id, slot.at));
+            }
+            if let Ask::Behind(waker) = std::mem::replace(&mut slot.ask, Ask::Nothing) {
+                waker.wake();
             }
         }
     }
 
     /// Puts a cursor back in the line if it has no answer yet.
     fn ask_again(&mut self, id: u64) {
-        if self.cursors.get(&id).is_some_and(|slot| matches!(slot.ask, Ask::Behind(_))) {
+        if self.cursors.get(&id).is_some_and(Slot::is_behind) {
             self.behind.push_back(id);
         }
     }
@@ -297,15 +363,28 @@ impl State {
 }
 
 impl Feed {
-    /// Gives a batch to every waiting cursor that lies in it, up to where the window or the head begins.
-    fn serve(&self, entry: &Entry) {
+    /// Gives a batch to every waiting cursor that lies in it, up to where the window or the head begins. It was read after so many losses.
+    fn serve(&self, entry: &Entry, losses: u64) {
         let mut state = self.state.lock();
+        if state.losses != losses {
+            return;
+        }
         let limit = state.head.unwrap_or(entry.batch.next).max(entry.from);
-        let inside =
-            |slot: &Slot| matches!(slot.ask, Ask::Behind(_)) && (entry.from..entry.batch.next).contains(&slot.at);
-        let ids: Vec<u64> = state.cursors.iter().filter(|(_, slot)| inside(slot)).map(|(id, _)| *id).collect();
-        for id in ids {
-            state.answer(id, |at| Ok(Slice::new(&entry.batch, at, limit.max(at))));
+        let range = entry.from..entry.batch.next;
+        for slot in state.cursors.values_mut().filter(|slot| slot.is_behind() && range.contains(&slot.at)) {
+            let slice = Slice::new(&entry.batch, slot.at, limit.max(slot.at));
+            slot.answer(Ok(slice));
+        }
+    }
+
+    /// Lets a cursor pass a hole, unless the log has lost its end since.
+    fn skip(&self, id: u64, here: Standing, hole: &Arc<Batch>) {
+        let mut state = self.state.lock();
+        if state.losses == here.losses {
+            state.answer(id, here.at, Ok(Slice::new(hole, here.at, hole.next)));
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -237,6 +237,30 @@ fn a_log_that_lost_its_end_takes_the_frontier_back() {
 }
 
 #[test]
+fn damage_takes_what_lies_in_it_and_nothing_below() {
+    let mut ledger = Ledger::starting_at(Position(10));
+    for at in [10, 12, 14, 19] {
+        ledger.matched(Position(at), Open::default());
+    }
+    // Behind the frontier, and before it.
+    assert_eq!(ledger.damaged(Position(12), Position(15)), Lost { open: 2, unread: Some(0) });
+    assert_eq!((ledger.upto(), ledger.needs()), (Position(20), Position(10)));
+    assert_eq!(ledger.damaged(Position(18), Position(30)), Lost { open: 1, unread: Some(10) });
+    assert_eq!(ledger.open().keys().collect::<Vec<_>>(), [&Position(10)]);
+    assert_eq!(ledger.upto(), Position(30));
+    assert_eq!(ledger.trimmed(Position(30)), Lost { open: 1, unread: Some(0) });
+}
+
+#[test]
+fn what_was_seen_does_not_go_back() {
+    let mut ledger = Ledger::starting_at(Position(10));
+    ledger.advance(Position(12), 2, Millis(9_000));
+    ledger.advance(Position(14), 2, Millis(7_000));
+    ledger.ahead(Position(11));
+    assert_eq!((ledger.upto(), ledger.seen()), (Position(11), Millis(9_000)));
+}
+
+#[test]
 fn keys_tell_subscriptions_and_topics_apart_and_stay_short() {
     assert_eq!(name().key(), "ledger/shop/orders/billing/shop.web.order/3");
     let long = named([&"n".repeat(63), &"o".repeat(253), &"s".repeat(63), &"t".repeat(400)], 65_535);

@@ -145,6 +145,35 @@ async fn a_full_bus_gives_up_replay_first_and_names_who_holds_the_rest() {
 }
 
 #[tokio::test]
+async fn a_topic_that_is_nearly_full_gives_up_its_own_replay_and_no_other_s() {
+    let (order, refund) = ("shop.web.order", "shop.web.refund");
+    let max_bytes = Some(MaxBytes::EachTopic(500_000));
+    let mut setup = Setup::new(Retention { max_bytes, ..Retention::default() }).await;
+    setup.topic(refund, false).await;
+    setup.publish(order, 300).await;
+    setup.publish(refund, 300).await;
+    setup.position("a", 300, None, true).await;
+    setup.position_in(refund, "b", 200, None, true).await;
+    // Together they hold more than one of them may.
+    setup.pass(false).await;
+    assert_eq!((setup.first(order).await, setup.first(refund).await, setup.holder.borrow().clone()), (0, 0, None));
+    setup.publish(order, 300).await;
+    setup.position("a", 550, None, true).await;
+    setup.pass(false).await;
+    let first = setup.first(order).await;
+    assert!((150..=350).contains(&first), "{first}");
+    assert_eq!(setup.first(refund).await, 0);
+    let holder = setup.holder.borrow().clone().unwrap();
+    assert_eq!((holder.subscription, holder.events), (id("a"), 50), "b holds more, where there is room");
+
+    setup.trimmer.retention.max_bytes = Some(MaxBytes::Together(500_000));
+    setup.pass(false).await;
+    let first = setup.first(refund).await;
+    assert!((1..=200).contains(&first), "{first}");
+    assert_eq!(setup.holder.borrow().clone().unwrap().subscription, id("b"));
+}
+
+#[tokio::test]
 async fn one_that_runs_nowhere_holds_space_up_to_max_age_and_its_loss_shows_until_it_runs() {
     let mut setup = Setup::new(Retention { max_age: Some(Duration::ZERO), ..NO_REPLAY }).await;
     setup.publish("shop.web.order", 300).await;
