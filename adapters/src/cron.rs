@@ -5,7 +5,9 @@
 //! | [`schedule`] | when a schedule fires |
 //! | [`ticks`] | which ticks are due, given what fired before and what the clock says |
 //! | [`source`] | waits for ticks and hands them over |
+//! | [`left_off`] | how far the sources of one event got that ran in this process, one after the other |
 
+mod left_off;
 mod schedule;
 mod source;
 mod ticks;
@@ -25,6 +27,7 @@ use serde_json::Value;
 use crate::marks::Marks;
 use crate::metrics::SourceMetrics;
 use crate::source::{Origin, Place, Source};
+pub use left_off::LeftOff;
 use schedule::Schedule;
 
 /// A validated cron source.
@@ -38,9 +41,18 @@ pub struct CronPlan {
     content_type: Option<String>,
 }
 
+/// The turn of a source to fire the ticks of an event.
+#[derive(Clone, Default)]
+pub struct Turn {
+    /// After those that had it before in this process, where they left off.
+    pub left_off: LeftOff,
+    /// Among the processes that share a bus.
+    pub lease: Option<Lease>,
+}
+
 /// A turn among several processes of which one fires each tick.
 #[derive(Clone)]
-pub struct Turn {
+pub struct Lease {
     /// Since when this process has waited for turns or had one: ticks that nobody fired since then are due.
     pub since: DateTime<Utc>,
     /// False as soon as another process may have the turn.
@@ -49,7 +61,7 @@ pub struct Turn {
 
 impl CronPlan {
     /// The source of this plan. `marks` is where it remembers its last tick; without, nothing is caught up after a restart. `turn`
-    /// is for one that takes turns with other processes.
+    /// is for one that is not the first or not the only one of its event.
     pub fn source(
         &self,
         origin: &Origin,
@@ -57,7 +69,8 @@ impl CronPlan {
         marks: Option<Arc<dyn Marks>>,
         turn: Option<Turn>,
     ) -> Box<dyn Source> {
-        Box::new(source::CronSource::new(self.clone(), origin.clone(), metrics, marks, turn))
+        let Turn { left_off, lease } = turn.unwrap_or_default();
+        Box::new(source::CronSource::new(self.clone(), origin.clone(), metrics, marks, left_off, lease))
     }
 
     /// When it fires, as it is written.
@@ -68,6 +81,18 @@ impl CronPlan {
     /// How old a tick may be that is fired after a restart; `None` when none is. Needs marks, and so a bus.
     pub fn catch_up(&self) -> Option<Duration> {
         self.catch_up
+    }
+
+    /// The schedule in marks, which outlive a change of the manifest: the line, and the zone that it means.
+    fn marked(&self) -> Arc<str> {
+        match &self.schedule {
+            Schedule::Every(seconds) => format!("@every {seconds}s").into(),
+            Schedule::Line { zone, .. } => {
+                // No field has a `=`, but what names the zone in front of them.
+                let fields: Vec<&str> = self.text.split_whitespace().filter(|part| !part.contains('=')).collect();
+                format!("{} {zone}", fields.join(" ")).into()
+            }
+        }
     }
 
     /// The event of the tick at `time`.

@@ -3,6 +3,7 @@
 //! The plans of the kinds that need a client are here, also of those that this evoke was built without: what is wrong with a manifest
 //! does not depend on that.
 
+mod clashes;
 pub mod kafka;
 pub mod mqtt;
 pub mod nats;
@@ -10,6 +11,7 @@ pub mod redis;
 
 use std::sync::Arc;
 
+pub use self::clashes::clashes;
 use self::kafka::KafkaPlan;
 use self::mqtt::MqttPlan;
 use self::nats::NatsSourcePlan;

@@ -7,6 +7,7 @@
 //! | [`source`] | runs one session after the other, with back-off |
 //! | [`desk`] | one session that gives back what is settled: what streams and lists have in common |
 //! | [`stream`], [`list`], [`channel`] | one session of each kind |
+//! | [`given`] | where a stream's group goes on that was lost |
 //! | [`consumers`] | who takes from a list, and what the dead ones hold |
 //! | [`removal`] | what is settled of a list, and removed from it once |
 
@@ -14,6 +15,7 @@ mod channel;
 mod consumers;
 mod desk;
 mod entry;
+mod given;
 mod list;
 mod removal;
 mod source;

@@ -32,6 +32,11 @@ impl Address {
     }
 }
 
+/// Whether a text that is to name servers has a user or a password in it, so that no message may quote it.
+pub(crate) fn holds_login(text: &str) -> bool {
+    text.contains('@')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use evoke_api::credentials::{Secret, ValueFrom, Vault, resolve};
-use evoke_api::problem::{FieldPath, Problem};
+use evoke_api::problem::{FieldPath, Problem, quoted};
 use evoke_api::quantity;
 
 /// A part of a manifest, and the problems of all of it, so that everything that is wrong is said at once.
@@ -87,11 +87,30 @@ impl<'a> Fields<'a> {
         self.keep(duration)
     }
 
+    /// The media type in `contentType`, as an event and an HTTP header can hold it.
+    pub fn content_type(&mut self, text: Option<&str>) -> Option<String> {
+        let text = text?;
+        if !is_media_type(text) {
+            self.error("contentType", format!("{} is no media type", quoted(text)), "write it as application/json");
+        }
+        Some(text.to_owned())
+    }
+
     /// Reads a number of bytes.
     pub fn bytes(&mut self, field: &str, text: Option<&str>) -> Option<u64> {
         let bytes = quantity::bytes(text?, &self.path(field));
         self.keep(bytes)
     }
+}
+
+/// Whether a text is `type/subtype`, with parameters or without.
+fn is_media_type(text: &str) -> bool {
+    let is_token = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    };
+    let essence = text.split(';').next().unwrap_or_default().trim_end_matches(' ');
+    let is_printable = text.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+    is_printable && essence.split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))
 }
 
 fn errors(problems: &[Problem]) -> usize {
@@ -119,6 +138,24 @@ pub(crate) mod tests {
         let mut problems = Vec::new();
         let plan = plan(Fields::new("ns", path, &OneSecret, &mut problems));
         (plan, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_media_type_is_what_a_header_can_say() {
+        for text in ["application/json", "text/plain; charset=utf-8", "application/vnd.a+json;v=\"1, 2\""] {
+            let (found, problems) = planned(FieldPath::spec(), |mut fields| fields.content_type(Some(text)));
+            assert_eq!((found.as_deref(), problems), (Some(text), Vec::new()));
+        }
+        for text in ["", "json", "/", "a/", " text/plain", "text/ plain", "application/json\n", "text/plain; a=\u{e9}"]
+        {
+            let ((), problems) = planned(FieldPath::spec(), |mut fields| {
+                fields.content_type(Some(text));
+                assert!(!fields.is_sound(), "{text:?}");
+            });
+            let expected = format!("spec.contentType: {text:?} is no media type; write it as application/json");
+            assert_eq!(problems, [expected]);
+        }
+        assert_eq!(planned(FieldPath::spec(), |mut fields| fields.content_type(None)), (None, Vec::new()));
     }
 
     #[test]

@@ -14,9 +14,6 @@ use evoke_api::problem::{FieldPath, Planned, Problem};
 use evoke_delivery::plan::{DeadLetterPlan, SubscriptionPlan, plan_dead_letter, plan_policy, plan_sink};
 use evoke_eventbus::event::Event;
 
-/// The name of the subscription that an EventSource's own sink is.
-pub const SINK: &str = "sink";
-
 /// An EventSource, validated. Two are equal when they do the same.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventSourcePlan {
@@ -44,6 +41,11 @@ pub struct EventPlan {
 }
 
 impl EventSourcePlan {
+    /// Its sources, each with the event that it makes.
+    pub fn sources(&self) -> impl Iterator<Item = (&Origin, &SourcePlan)> {
+        self.events.iter().map(|event| (&event.origin, &event.source))
+    }
+
     /// The webhooks among its sources.
     pub fn webhooks(&self) -> impl Iterator<Item = &WebhookPlan> {
         self.events.iter().filter_map(|event| match &event.source {
@@ -86,7 +88,7 @@ struct Planning<'a> {
 
 impl Planning<'_> {
     fn bus(&mut self, spec: &EventSourceSpec) -> Option<BusName> {
-        let Some(bus) = &spec.event_bus else {
+        let Some(bus) = non_empty(spec.event_bus.as_ref()) else {
             if spec.sink.is_none() {
                 let problem = Problem::error(
                     FieldPath::spec(),
@@ -123,7 +125,7 @@ impl Planning<'_> {
             let planned = self.event("cron", event, &source.attributes, |place, problems| {
                 cron::plan(place, source, problems).map(SourcePlan::Cron)
             });
-            if source.catch_up.is_some() && spec.event_bus.is_none() {
+            if source.catch_up.is_some() && non_empty(spec.event_bus.as_ref()).is_none() {
                 let path = FieldPath::spec().key("cron").key(event).key("catchUp");
                 let warning = Problem::warning(path, "`catchUp` has no effect: the last tick is remembered on a bus");
                 self.problems.push(warning.hint("add `eventBus`"));
@@ -217,8 +219,10 @@ impl Planning<'_> {
             self.catalog,
             &path,
             &mut self.problems,
+            &mut self.not_here,
         );
-        if spec.dead_letter_topic.is_some() && spec.event_bus.is_none() {
+        let names_bus = non_empty(spec.event_bus.as_ref()).is_some();
+        if non_empty(spec.dead_letter_topic.as_ref()).is_some() && !names_bus {
             let problem =
                 Problem::error(path.key("deadLetterTopic"), "a topic needs a bus, and there is no `eventBus`");
             self.problems.push(problem.hint("add `eventBus`, or use `deadLetterSink`"));
@@ -231,7 +235,7 @@ impl Planning<'_> {
             }
             return (None, dead_letter);
         };
-        if !has_bus && spec.dead_letter_sink.is_none() && spec.event_bus.is_none() {
+        if !has_bus && spec.dead_letter_sink.is_none() && !names_bus {
             let message = "without `eventBus` and `deadLetterSink`, an event that the sink refuses is tried for ever, and what \
                            cannot be an event is only logged";
             self.problems.push(Problem::warning(path.key("sink"), message).hint("add one of the two"));
@@ -246,9 +250,10 @@ impl Planning<'_> {
                 self.problems.push(Problem::warning(path.key("delivery").key(field), message));
             }
         }
-        let sink = plan_sink(sink, namespace, self.catalog, &path.key("sink"), &mut self.problems);
+        let path = path.key("sink");
+        let sink = plan_sink(sink, namespace, self.catalog, &path, &mut self.problems, &mut self.not_here);
         let subscription = sink.zip(dead_letter.clone()).map(|(sink, dead_letter)| SubscriptionPlan {
-            id: SubscriptionId { owner: self.name.clone(), subscriber: SINK.into() },
+            id: SubscriptionId { owner: self.name.clone(), subscriber: SubscriptionId::SINK.into() },
             topics: events.iter().map(|event| event.topic.clone()).collect(),
             sink: Some(sink),
             topic: None,
@@ -270,6 +275,11 @@ impl Planning<'_> {
             self.problems.push(Problem::warning(path.key("build"), "`build` has no effect: sources are part of evoke"));
         }
     }
+}
+
+/// A text that is set. To OpenFunction, an empty one is not.
+fn non_empty(text: Option<&String>) -> Option<&String> {
+    text.filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! An EventSource's sources at work, and in step with a plan that changes.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evoke_adapters::cron::Turn;
+use evoke_adapters::cron::{Lease, LeftOff, Turn};
 use evoke_adapters::marks::{BusMarks, Marks};
 use evoke_adapters::metrics::{Metrics as SourceMetrics, SourceMetrics as OfSource};
 use evoke_adapters::plan::Surroundings;
@@ -13,8 +14,9 @@ use evoke_adapters::webhook::Listeners;
 use evoke_api::names::TopicName;
 use evoke_delivery::metrics::Metrics as DeliveryMetrics;
 use evoke_delivery::plan::{DeadLetterPlan, DeliveryPolicy, SubscriptionPlan};
+use evoke_delivery::running::{Drained, Running, end};
 use evoke_delivery::sinks::{SinkError, Sinks};
-use evoke_delivery::subscription::{self, Progress, Selector, Supervisor, Verdict};
+use evoke_delivery::subscription::{self, Selector, Supervisor, Verdict};
 use evoke_eventbus::bus::{BusError, From, Record};
 use evoke_eventbus::subscription::Subscriptions;
 use evoke_eventbus::subscription::sharing::Group;
@@ -71,13 +73,18 @@ pub struct EventSource {
     shared: Shared,
     subscriptions: Option<Subscriptions>,
     events: Vec<Event>,
-    sink: Option<SinkLane>,
+    sink: Option<Running<SubscriptionPlan>>,
     /// What delivers to the sink where there is no bus: one for all sources, so that they share its `maxInFlight`.
     delivery: Option<Arc<Delivery>>,
+    /// Where the sources of an event left off, until it is in the plan no more.
+    left_off: BTreeMap<Named, LeftOff>,
     /// What was told to end, and has not been seen to.
     ending: Ending,
     tasks: TaskTracker,
 }
+
+/// An event and the kind of its source.
+type Named = (Arc<str>, &'static str);
 
 #[derive(Debug)]
 struct Event {
@@ -88,21 +95,11 @@ struct Event {
     task: JoinHandle<()>,
 }
 
-#[derive(Debug)]
-struct SinkLane {
-    plan: SubscriptionPlan,
-    progress: Progress,
-    /// None once it was told to end.
-    stop: Option<DropGuard>,
-    abort: CancellationToken,
-    task: JoinHandle<()>,
-}
-
 /// See [`EventSource`]. Whoever waits here may be cancelled, and another one goes on.
 #[derive(Debug, Default)]
 struct Ending {
     events: Vec<Event>,
-    sinks: Vec<SinkLane>,
+    sinks: Vec<Running<SubscriptionPlan>>,
 }
 
 impl EventSource {
@@ -116,6 +113,7 @@ impl EventSource {
             events: Vec::new(),
             sink: None,
             delivery: None,
+            left_off: BTreeMap::new(),
             ending: Ending::default(),
             tasks: TaskTracker::new(),
         }
@@ -131,9 +129,9 @@ impl EventSource {
         self.events.iter().map(|event| (&event.plan, event.status.borrow().clone()))
     }
 
-    /// How its own sink is doing, where there is a bus.
-    pub fn sink(&self) -> Option<&Progress> {
-        self.sink.as_ref().map(|lane| &lane.progress)
+    /// Its own sink, where there is a bus.
+    pub fn sink(&self) -> Option<&Running<SubscriptionPlan>> {
+        self.sink.as_ref()
     }
 
     /// Takes another plan of the same EventSource over: what is the same in both goes on undisturbed. The topics and the position of
@@ -154,7 +152,6 @@ impl EventSource {
         let ended: Vec<_> = gone.iter().map(|event| event.plan.clone()).collect();
         self.ending.events.extend(gone);
         self.ending.events(&self.shared, deadline).await;
-        let named = |of: &EventPlan| (of.origin.event.clone(), of.source.kind());
         for event in ended.iter().filter(|event| !plan.events.iter().any(|other| named(other) == named(event))) {
             self.shared.sources.forget(&event.origin, event.source.kind());
         }
@@ -174,24 +171,25 @@ impl EventSource {
                 self.events.push(started);
             }
         }
+        self.left_off.retain(|left, _| plan.events.iter().any(|event| named(event) == *left));
         self.plan = plan;
         Ok(())
     }
 
     /// Ends its sources once they have settled what they read, then its own sink, all by `deadline`.
-    pub async fn stop(mut self, deadline: Instant) {
+    pub async fn stop(mut self, deadline: Instant) -> Drained {
         self.ending.events.append(&mut self.events);
-        self.ending.events(&self.shared, deadline).await;
+        let settled = self.ending.events(&self.shared, deadline).await;
         self.ending.sinks.extend(self.sink.take());
-        self.ending.sinks(deadline).await;
+        settled.max(end(&mut self.ending.sinks, deadline).await)
     }
 
     async fn change_sink(&mut self, plan: Option<&SubscriptionPlan>, deadline: Instant) -> Result<(), StartError> {
-        if self.sink.as_ref().map(|lane| &lane.plan) == plan {
+        if self.sink.as_ref().map(|lane| &lane.of) == plan {
             return Ok(());
         }
         self.ending.sinks.extend(self.sink.take());
-        self.ending.sinks(deadline).await;
+        end(&mut self.ending.sinks, deadline).await;
         let (Some(plan), Some(subscriptions)) = (plan, &self.subscriptions) else { return Ok(()) };
         subscription::declare(subscriptions, plan, From::Next).await?;
         let outputs = self.shared.sinks.outputs(plan)?;
@@ -199,15 +197,7 @@ impl EventSource {
         let share = (Group::event_source(&plan.id.owner), false);
         let selector = Box::new(|| Box::new(Everything) as Box<dyn Selector>);
         let lane = Supervisor::new(subscriptions.clone(), Arc::new(plan.clone()), outputs, selector, metrics, share);
-        let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-        let progress = lane.progress();
-        let (run, id) = (lane.run(stop.clone(), abort.clone()), plan.id.clone());
-        let task = self.tasks.spawn(async move {
-            if let Err(error) = run.await {
-                tracing::error!(subscriber = %id, %error, "the subscription ended");
-            }
-        });
-        self.sink = Some(SinkLane { plan: plan.clone(), progress, stop: Some(stop.drop_guard()), abort, task });
+        self.sink = Some(Running::start(plan.clone(), lane, &self.tasks));
         Ok(())
     }
 
@@ -217,8 +207,9 @@ impl EventSource {
         let stop = CancellationToken::new();
         let marks = self.subscriptions.as_ref().map(|s| Arc::new(BusMarks(Arc::clone(s.bus()))) as Arc<dyn Marks>);
         let turns = self.subscriptions.as_ref().filter(|s| s.is_shared() && plan.source.takes_turns());
-        let turns = turns.map(|subscriptions| Turns::new(subscriptions, &plan.origin));
-        let keep = Keep { plan: plan.clone(), shared: self.shared.clone(), marks, turns };
+        let left_off = self.left_off.entry(named(plan)).or_default().clone();
+        let turns = turns.map(|subscriptions| Turns::new(subscriptions, &plan.origin, left_off.since()));
+        let keep = Keep { plan: plan.clone(), shared: self.shared.clone(), marks, turns, left_off };
         let context = Context { outlet, status, cancel: stop.clone() };
         let task = self.tasks.spawn(keep.run(context, seen.clone()));
         Ok(Event { plan: plan.clone(), status: seen, stop: Some(stop.drop_guard()), task })
@@ -246,47 +237,39 @@ impl EventSource {
             };
             return Ok(Arc::new(SinkOutlet { origin, delivery, budget, metrics }));
         };
-        let bus = subscriptions.bus();
-        let partitions = subscriptions.declare_topic(&plan.topic).await?.partitions;
+        subscriptions.declare_topic(&plan.topic).await?;
         let letter_topic = match &of.dead_letter {
             DeadLetterPlan::Topic(topic) => topic.clone(),
             DeadLetterPlan::Sink(_) | DeadLetterPlan::Store => TopicName::dead_letters(),
         };
-        let letter_partitions = subscriptions.declare_store(&letter_topic).await?.partitions;
-        let letters =
-            Letters { sink: letter_sink, policy, topic: Some((bus.clone(), letter_topic, letter_partitions)) };
-        let (health, bus, topic) = (bus.health(), bus.clone(), plan.topic.clone());
-        Ok(Arc::new(BusOutlet { origin, bus, health, topic, partitions, letters, budget, metrics }))
+        subscriptions.declare_store(&letter_topic).await?;
+        let letters = Letters { sink: letter_sink, policy, topic: Some((subscriptions.clone(), letter_topic)) };
+        let (health, subscriptions, topic) = (subscriptions.bus().health(), subscriptions.clone(), plan.topic.clone());
+        Ok(Arc::new(BusOutlet { origin, subscriptions, health, topic, letters, budget, metrics }))
     }
 }
 
 impl Ending {
     /// Ends sources once they have settled what they read.
-    async fn events(&mut self, shared: &Shared, deadline: Instant) {
+    async fn events(&mut self, shared: &Shared, deadline: Instant) -> Drained {
+        let mut drained = Drained::Whole;
         self.events.iter_mut().for_each(|event| drop(event.stop.take()));
         for Event { plan, task, .. } in &mut self.events {
             if !task.is_finished() && timeout_at(deadline, &mut *task).await.is_err() {
                 let (event_source, event) = (&plan.origin.event_source, &*plan.origin.event);
                 tracing::warn!(%event_source, event, "the source did not settle in time; what it read is read again");
+                drained = Drained::CutShort;
                 task.abort();
             }
             shared.sources.of(&plan.origin, plan.source.kind()).up.set(0);
         }
         self.events.clear();
+        drained
     }
+}
 
-    /// Ends lanes.
-    async fn sinks(&mut self, deadline: Instant) {
-        self.sinks.iter_mut().for_each(|lane| drop(lane.stop.take()));
-        for SinkLane { task, abort, .. } in &mut self.sinks {
-            if !task.is_finished() && timeout_at(deadline, &mut *task).await.is_err() {
-                abort.cancel();
-                // An aborted lane still records its position, in a bounded time.
-                task.await.unwrap_or_default();
-            }
-        }
-        self.sinks.clear();
-    }
+fn named(plan: &EventPlan) -> Named {
+    (plan.origin.event.clone(), plan.source.kind())
 }
 
 /// Keeps one source at work.
@@ -296,6 +279,8 @@ struct Keep {
     marks: Option<Arc<dyn Marks>>,
     /// For a source that must run in one process only.
     turns: Option<Turns>,
+    /// For a source that goes by the clock.
+    left_off: LeftOff,
 }
 
 impl Keep {
@@ -309,8 +294,8 @@ impl Keep {
             match &this.turns {
                 None => keep(origin, || this.source(None), context, &metrics).await,
                 Some(turns) => {
-                    let run = |context: Context, turn: Turn| {
-                        keep(origin, move || this.source(Some(turn.clone())), context, &metrics).boxed()
+                    let run = |context: Context, lease: Lease| {
+                        keep(origin, move || this.source(Some(lease.clone())), context, &metrics).boxed()
                     };
                     turns.run(&context, run).await;
                 }
@@ -319,10 +304,11 @@ impl Keep {
         tokio::join!(work, report(origin, status, &metrics));
     }
 
-    fn source(&self, turn: Option<Turn>) -> Result<Box<dyn Source>, SourceError> {
+    fn source(&self, lease: Option<Lease>) -> Result<Box<dyn Source>, SourceError> {
         let EventPlan { origin, source, .. } = &self.plan;
         let Shared { sources, instance, listeners, .. } = &self.shared;
         let metrics = sources.of(origin, source.kind());
+        let turn = Some(Turn { left_off: self.left_off.clone(), lease });
         source.source(origin, Surroundings { metrics, instance, marks: self.marks.clone(), turn, listeners })
     }
 }

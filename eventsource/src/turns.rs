@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use evoke_adapters::cron;
+use evoke_adapters::cron::Lease;
 use evoke_adapters::source::{Context, Origin, Status};
 use evoke_api::names::SubscriptionId;
 use evoke_eventbus::subscription::Subscriptions;
@@ -32,16 +32,17 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    pub(crate) fn new(subscriptions: &Subscriptions, origin: &Origin) -> Self {
+    /// Those of a source that this process has run, or waited to run, since then.
+    pub(crate) fn new(subscriptions: &Subscriptions, origin: &Origin, since: DateTime<Utc>) -> Self {
         let Origin { event_source, event, .. } = origin;
         // No subscriber's name has a slash.
         let id = SubscriptionId { owner: event_source.clone(), subscriber: format!("event/{event}").into() };
         let share = subscriptions.share(Group::event_source(event_source), &id, &[], true);
-        Self { share, since: Utc::now() }
+        Self { share, since }
     }
 
     /// Has `run` run while it is this process's turn, until cancelled.
-    pub(crate) async fn run<'a>(&self, context: &Context, run: impl Fn(Context, cron::Turn) -> BoxFuture<'a, ()>) {
+    pub(crate) async fn run<'a>(&self, context: &Context, run: impl Fn(Context, Lease) -> BoxFuture<'a, ()>) {
         let mut since = self.since;
         loop {
             let Some(taken) = context.cancel.run_until_cancelled(self.take(context)).await else { return };
@@ -49,9 +50,9 @@ impl Turns {
                 since = self.since - HANDOVER;
             }
             let hold = Arc::new(taken.hold);
-            let turn = {
+            let lease = {
                 let hold = Arc::clone(&hold);
-                cron::Turn { since, lasts: Arc::new(move || hold.may_start(Instant::now())) }
+                Lease { since, lasts: Arc::new(move || hold.may_start(Instant::now())) }
             };
             let cancel = context.cancel.child_token();
             let over = cancel.clone();
@@ -62,7 +63,7 @@ impl Turns {
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                () = run(Context { cancel, ..context.clone() }, turn) => {}
+                () = run(Context { cancel, ..context.clone() }, lease) => {}
                 () = lost => {}
             }
             drop(hold);

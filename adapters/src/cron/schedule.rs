@@ -4,6 +4,8 @@
 //! (`30 2,14 * * *`) fires once for each: at the first moment after a gap that swallowed the time, and at the earlier of two. One that
 //! names a rhythm (a `*` among seconds, minutes and hours) follows the time that passes: nothing in a gap, both halves of
 //! what happens twice.
+//!
+//! Fields mean what they mean to OpenFunction's scheduler, which is Go's `robfig/cron`, also where the parser here has it otherwise.
 
 use std::time::Duration;
 
@@ -40,6 +42,9 @@ const FIELDS: [(&str, &str); 6] = [
     ("month", "1-12 or JAN-DEC"),
     ("weekday", "0-7 or SUN-SAT, where 0 and 7 are Sunday"),
 ];
+const DAY_OF_MONTH: usize = 3;
+const WEEKDAY: usize = 5;
+const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 /// No clock skipped more than a day.
 const GAP_MINUTES: i64 = 25 * 60;
 
@@ -111,10 +116,13 @@ fn line(text: &str, zone: Tz) -> Result<Schedule, Invalid> {
         let parser = CronParser::builder().seconds(Seconds::Required).year(Year::Disallowed).sloppy_ranges(true);
         parser.build().parse(&fields.join(" "))
     };
-    let cron = parse(&fields).map_err(|error| {
+    let reworded: Vec<String> = fields.iter().enumerate().map(|(index, field)| reworded(index, field)).collect();
+    let checked: Vec<&str> = reworded.iter().map(String::as_str).collect();
+    let meant: Vec<&str> = checked.iter().enumerate().map(|(index, field)| unless_every_day(index, field)).collect();
+    let cron = parse(&checked).and_then(|_| parse(&meant)).map_err(|error| {
         for (index, (name, range)) in FIELDS.iter().enumerate() {
             let mut alone = ["*"; 6];
-            alone[index] = fields[index];
+            alone[index] = checked[index];
             if parse(&alone).is_err() {
                 let hint = format!("values are {range}; `*`, `1,2`, `1-5` and `*/5` combine them");
                 return invalid(format!("{:?} is no {name}", fields[index]), hint);
@@ -129,6 +137,35 @@ fn line(text: &str, zone: Tz) -> Result<Schedule, Invalid> {
         return Err(invalid(message, "correct the day of the month or the month; `L` is the last day of a month"));
     }
     Ok(Schedule::Line { cron: Box::new(cron), zone, names_times })
+}
+
+/// A field in words that the parser takes, and takes as they are meant: to it, a `?` is a `*` among days alone, a `*` is none in a list, and
+/// the steps of a weekday go on to the Sunday after Saturday.
+fn reworded(index: usize, field: &str) -> String {
+    let is_weekday = |text: &str| {
+        let number = text.parse::<usize>().is_ok_and(|number| number < WEEKDAYS.len());
+        number || WEEKDAYS.iter().any(|name| name.eq_ignore_ascii_case(text))
+    };
+    let item = |item: &str| match item.split_once('/') {
+        None if item == "*" => "*/1".to_owned(),
+        Some((first, step)) if index == WEEKDAY && is_weekday(first.trim_start_matches('+')) => {
+            format!("{first}-6/{step}")
+        }
+        _ => item.to_owned(),
+    };
+    let items: Vec<String> = field.replace('?', "*").split(',').map(item).collect();
+    items.join(",")
+}
+
+/// A field of days, or `*` for one that leaves no day out: the parser takes that alone for no restriction, beside which the other field of
+/// days decides.
+fn unless_every_day(index: usize, field: &str) -> &str {
+    let is_every = |item: &str| {
+        let stepped = item.trim_start_matches('+').split_once('/');
+        stepped.is_some_and(|(first, step)| matches!(first, "*" | "") && step.parse::<u16>() == Ok(1))
+    };
+    let is_of_days = matches!(index, DAY_OF_MONTH | WEEKDAY);
+    if is_of_days && field.split(',').any(is_every) { "*" } else { field }
 }
 
 /// The next of the times that `cron` names on the clock of `zone`.

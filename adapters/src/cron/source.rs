@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::ticks::{Noted, Ticks, Turn};
-use super::{CronPlan, Turn as Lease, rfc3339};
+use super::{CronPlan, Lease, LeftOff, rfc3339};
 use crate::flow::{Flow, Progress};
-use crate::marks::Marks;
+use crate::marks::{Mark, Marks};
 use crate::metrics::SourceMetrics;
 use crate::source::{Arrival, Context, Malformed, Origin, Source, SourceError, Status, Unsettled};
 use evoke_connect::backoff::Backoff;
@@ -20,15 +20,18 @@ use evoke_connect::backoff::Backoff;
 const LOOK: Duration = Duration::from_secs(1);
 /// Ticks handed over and not settled.
 const IN_FLIGHT: usize = 1024;
-/// How late a tick still fires that was due while the turn went from one process to another.
-const TAKEOVER: Duration = Duration::from_secs(60);
+/// How late a tick still fires that was due while the turn went from one source to another, of this process or of another one.
+const TAKEOVER: TimeDelta = TimeDelta::seconds(60);
 
 pub(super) struct CronSource {
     plan: CronPlan,
     origin: Origin,
     metrics: SourceMetrics,
     marks: Option<Arc<dyn Marks>>,
-    turn: Option<Lease>,
+    left_off: LeftOff,
+    lease: Option<Lease>,
+    /// Since when this process answers for what is due.
+    since: DateTime<Utc>,
 }
 
 impl CronSource {
@@ -37,26 +40,51 @@ impl CronSource {
         origin: Origin,
         metrics: SourceMetrics,
         marks: Option<Arc<dyn Marks>>,
-        turn: Option<Lease>,
+        left_off: LeftOff,
+        lease: Option<Lease>,
     ) -> Self {
-        // Only what is to be caught up, or taken over, has to be remembered.
-        let marks = marks.filter(|_| plan.catch_up.is_some() || turn.is_some());
-        Self { plan, origin, metrics, marks, turn }
+        let since = lease.as_ref().map_or_else(|| left_off.since(), |lease| lease.since);
+        Self { plan, origin, metrics, marks, left_off, lease, since }
     }
 
-    /// The ticks after `mark`, as of now.
-    fn ticks(&self, mark: Option<DateTime<Utc>>) -> Ticks {
-        let (now, catch_up) = (Utc::now(), self.plan.catch_up);
-        let (mark, catch_up) = match &self.turn {
-            None => (mark, catch_up),
-            Some(Lease { since, .. }) => {
-                let waited = (now - *since).to_std().unwrap_or_default().min(TAKEOVER);
-                // Without `catchUp`, what was missed before this process ran stays missed.
-                let from = if catch_up.is_some() { mark } else { mark.map(|mark| mark.max(*since)) };
-                (from.or(Some(*since)), Some(catch_up.unwrap_or_default().max(waited)))
+    /// Only what is to be caught up, or taken over, has to be remembered.
+    fn remembers(&self) -> bool {
+        self.plan.catch_up.is_some() || self.lease.is_some()
+    }
+
+    fn is_of_schedule(&self, mark: &Mark) -> bool {
+        mark.schedule.as_ref().is_none_or(|schedule| *schedule == self.plan.marked())
+    }
+
+    /// From when on this process answers for what nobody has fired: the last look of the source before this one, if there was one.
+    fn began(&self) -> DateTime<Utc> {
+        self.left_off.looked().unwrap_or(self.since)
+    }
+
+    /// The time after which ticks count, where an earlier run got as far as `mark`.
+    fn counts_from(&self, mark: Option<&Mark>) -> DateTime<Utc> {
+        match mark {
+            Some(mark) if self.plan.catch_up.is_some() && self.is_of_schedule(mark) => {
+                self.left_off.looked().map_or(mark.time, |looked| looked.max(mark.time))
             }
-        };
-        Ticks::new(self.plan.schedule.clone(), catch_up, mark, now)
+            // Without `catchUp`, what was missed before this process ran stays missed, and of a schedule that is new nothing was.
+            Some(mark) if self.lease.is_some() => self.began().max(mark.time),
+            _ => self.began(),
+        }
+    }
+
+    /// The ticks that are not known to have been due yet.
+    fn ticks(&self, mark: Option<&Mark>) -> Ticks {
+        let from = self.counts_from(mark);
+        let gap = Utc::now() - from.max(self.began());
+        Ticks::new(self.plan.schedule.clone(), self.plan.catch_up, from).after_gap(gap.min(TAKEOVER))
+    }
+
+    /// The ticks that the source before this one found due and did not get settled, whatever its schedule was.
+    fn owed(&self, mark: Option<&Mark>) -> VecDeque<DateTime<Utc>> {
+        // Another process that had the turn meanwhile has fired what is marked.
+        let mark = mark.filter(|mark| self.lease.is_some() && self.is_of_schedule(mark));
+        self.left_off.owed(mark.map(|mark| mark.time))
     }
 }
 
@@ -64,12 +92,17 @@ impl Source for CronSource {
     fn run(self: Box<Self>, context: Context) -> BoxFuture<'static, Result<(), SourceError>> {
         async move {
             let Some(mark) = self.load(&context).await else { return Ok(()) };
-            let ticks = self.ticks(mark);
+            let (ticks, due) = (self.ticks(mark.as_ref()), self.owed(mark.as_ref()));
             let flow = Flow::new(context.outlet.clone());
-            let marking =
-                Marking { marks: self.marks.clone(), origin: self.origin.clone(), fired: None, storing: None };
-            let due = VecDeque::new();
-            Run { source: *self, context, ticks, due, flow, marking, backoff: Backoff::new() }.run().await;
+            let marking = Marking {
+                marks: self.marks.clone().filter(|_| self.remembers()),
+                origin: self.origin.clone(),
+                schedule: self.plan.marked(),
+                fired: None,
+                storing: None,
+            };
+            let backoff = Backoff::new();
+            Run { source: *self, context, ticks, looked: None, due, flow, marking, backoff }.run().await;
             Ok(())
         }
         .boxed()
@@ -77,23 +110,15 @@ impl Source for CronSource {
 }
 
 impl CronSource {
-    /// The mark of an earlier run. The first run leaves one at once, so that even its first tick can be caught up. `None` when
-    /// cancelled.
-    async fn load(&self, context: &Context) -> Option<Option<DateTime<Utc>>> {
+    /// The mark of an earlier run. `None` when cancelled.
+    async fn load(&self, context: &Context) -> Option<Option<Mark>> {
         let Some(marks) = &self.marks else { return Some(None) };
         let mut backoff = Backoff::new();
         loop {
-            let attempt = async {
-                let mark = marks.load(&self.origin).await?;
-                if mark.is_none() {
-                    marks.store(&self.origin, Utc::now()).await?;
-                }
-                Ok(mark)
-            };
             let error: Unsettled = tokio::select! {
                 biased;
                 () = context.cancel.cancelled() => return None,
-                attempted = attempt => match attempted {
+                attempted = self.remembered(marks.as_ref()) => match attempted {
                     Ok(mark) => return Some(mark),
                     Err(error) => error,
                 }
@@ -106,12 +131,31 @@ impl CronSource {
             }
         }
     }
+
+    /// The mark of an earlier run. Where there is none of this schedule one is left at once, so that even its first tick can be caught
+    /// up.
+    async fn remembered(&self, marks: &dyn Marks) -> Result<Option<Mark>, Unsettled> {
+        if !self.remembers() {
+            // What fires from now on is not marked, and is not caught up should `catchUp` come back.
+            marks.forget(&self.origin).await?;
+            return Ok(None);
+        }
+        let mark = marks.load(&self.origin).await?;
+        let schedule = Some(self.plan.marked());
+        if mark.as_ref().is_none_or(|mark| mark.schedule != schedule) {
+            let time = self.counts_from(mark.as_ref());
+            marks.store(&self.origin, Mark { time, schedule }).await?;
+        }
+        Ok(mark)
+    }
 }
 
 /// Stores the latest tick that fired, one at a time: a mark that is outrun by the next is never stored.
 struct Marking {
+    /// `None` where nothing has to be remembered.
     marks: Option<Arc<dyn Marks>>,
     origin: Origin,
+    schedule: Arc<str>,
     fired: Option<DateTime<Utc>>,
     storing: Option<BoxFuture<'static, Result<(), Unsettled>>>,
 }
@@ -127,7 +171,8 @@ impl Marking {
             && let (Some(marks), Some(tick)) = (self.marks.clone(), self.fired.take())
         {
             let origin = self.origin.clone();
-            self.storing = Some(async move { marks.store(&origin, tick).await }.boxed());
+            let mark = Mark { time: tick, schedule: Some(self.schedule.clone()) };
+            self.storing = Some(async move { marks.store(&origin, mark).await }.boxed());
         }
     }
 
@@ -149,6 +194,8 @@ struct Run {
     source: CronSource,
     context: Context,
     ticks: Ticks,
+    /// Up to when all ticks that were due have been found.
+    looked: Option<DateTime<Utc>>,
     /// Ticks that are due and not handed over.
     due: VecDeque<DateTime<Utc>>,
     flow: Flow<DateTime<Utc>>,
@@ -184,14 +231,30 @@ impl Run {
                 break;
             }
         }
-        // What fails now was not promised to anybody: it is due again after the next start, as far as `catchUp` goes.
+        // What fails now is owed by the source that takes this one's place; after the next start it is due as far as `catchUp` goes.
         while self.flow.len() > 0 || !self.marking.is_idle() {
             tokio::select! {
                 progress = self.flow.progress() => drop(self.note(progress)),
                 stored = self.marking.stored() => self.note_mark(stored),
             }
         }
+        self.tell_others().await;
         self.source.metrics.up.set(0);
+    }
+
+    /// Leaves a mark of the last look: for a process with another schedule, it is from here that ticks of that count.
+    async fn tell_others(&mut self) {
+        let has_turn = self.source.lease.as_ref().is_some_and(|lease| (lease.lasts)());
+        if has_turn
+            && self.due.is_empty()
+            && let Some(looked) = self.looked
+        {
+            self.marking.fired(looked);
+            // An end does not wait for a bus that is away.
+            if let Ok(stored) = timeout(LOOK, self.marking.stored()).await {
+                self.note_mark(stored);
+            }
+        }
     }
 
     fn up(&self, status: Status) {
@@ -204,18 +267,13 @@ impl Run {
         if !self.flow.has_room() || self.flow.len() >= IN_FLIGHT {
             return None;
         }
-        if self.source.turn.as_ref().is_some_and(|turn| !(turn.lasts)()) {
+        if self.source.lease.as_ref().is_some_and(|lease| !(lease.lasts)()) {
             return Some(LOOK);
         }
-        if self.due.is_empty() {
-            let now = Utc::now();
-            let (turn, noted) = self.ticks.turn(now);
-            self.tell(noted);
-            match turn {
-                Turn::Due(ticks) => self.due.extend(ticks),
-                Turn::At(next) => return Some((next - now).to_std().unwrap_or_default().min(LOOK)),
-                Turn::Over => return Some(LOOK),
-            }
+        if self.due.is_empty()
+            && let Some(wait) = self.look()
+        {
+            return Some(wait);
         }
         let tick = self.due.pop_front()?;
         let Origin { event_source, event, .. } = &self.source.origin;
@@ -230,6 +288,24 @@ impl Run {
         };
         self.flow.offer(tick, vec![arrival]);
         None
+    }
+
+    /// Finds what is due by now; how long to wait where nothing is.
+    fn look(&mut self) -> Option<Duration> {
+        let now = Utc::now();
+        let (turn, noted) = self.ticks.turn(now);
+        self.tell(noted);
+        let last = self.ticks.last();
+        let (found, looked, wait) = match turn {
+            // There may be more by now.
+            Turn::Due(ticks) => (ticks, last, None),
+            Turn::At(next) => (Vec::new(), last.max(now), Some((next - now).to_std().unwrap_or_default().min(LOOK))),
+            Turn::Over => (Vec::new(), last.max(now), Some(LOOK)),
+        };
+        self.looked = Some(looked);
+        self.source.left_off.found(looked, &found);
+        self.due.extend(found);
+        wait
     }
 
     fn tell(&self, noted: Noted) {
@@ -251,6 +327,7 @@ impl Run {
                 if self.backoff.reset() {
                     self.up(Status::Up);
                 }
+                self.source.left_off.settled(tick);
                 self.marking.fired(tick);
                 None
             }

@@ -33,6 +33,19 @@ fn a_schedule_its_zone_and_how_far_back() {
 }
 
 #[test]
+fn a_mark_names_the_schedule_however_it_is_written() {
+    for (spec, expected) in [
+        (json!({ "schedule": "0 9 * * *" }), "0 9 * * * UTC"),
+        (json!({ "schedule": " 0  9 * * * ", "timeZone": "Europe/Berlin" }), "0 9 * * * Europe/Berlin"),
+        (json!({ "schedule": "CRON_TZ=Europe/Berlin 0 9 * * *" }), "0 9 * * * Europe/Berlin"),
+        (json!({ "schedule": "TZ=Asia/Tokyo @daily" }), "@daily Asia/Tokyo"),
+        (json!({ "schedule": "@every 1m30s" }), "@every 90s"),
+    ] {
+        assert_eq!(&*planned(spec).0.unwrap().marked(), expected);
+    }
+}
+
+#[test]
 fn what_is_wrong_is_said_where_it_is() {
     for (spec, expected) in [
         (

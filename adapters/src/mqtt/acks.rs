@@ -58,11 +58,13 @@ impl Acks {
         self.outgoing.drain(..).filter(is_ack).count()
     }
 
-    /// Takes note of a message of QoS 1 or 2. `None` for one that was taken in before.
+    /// Takes note of a message of QoS 1 or 2. `None` for one that was taken in before: only one that the broker calls a repeat can
+    /// be that, since it may use an identifier again for a message that is equal in everything.
     pub(super) fn arrived(&mut self, message: &Publish) -> Option<Token> {
         let packet_id = message.packet_id;
         let fingerprint = self.hasher.hash_one((&message.topic, &message.payload));
-        if let Some(known) = self.known.get_mut(&packet_id)
+        if message.is_repeat
+            && let Some(known) = self.known.get_mut(&packet_id)
             && (known.fingerprint, known.qos) == (fingerprint, message.qos)
         {
             known.connection = self.connection;
@@ -127,6 +129,10 @@ mod tests {
         Publish { topic: "t".into(), qos, packet_id, payload: Bytes::from(payload), ..Publish::default() }
     }
 
+    fn again(packet_id: u16, qos: Qos, payload: &'static str) -> Publish {
+        Publish { is_repeat: true, ..message(packet_id, qos, payload) }
+    }
+
     fn sent(acks: &mut Acks) -> Vec<String> {
         std::iter::from_fn(|| acks.next()).map(|packet| format!("{packet:?}")).collect()
     }
@@ -159,7 +165,7 @@ mod tests {
         acks.connected(true);
         assert!(acks.is_idle(), "the broker has not sent them again yet");
         for id in [1, 2, 3] {
-            assert_eq!(acks.arrived(&message(id, Qos::AtLeastOnce, "x")), None);
+            assert_eq!(acks.arrived(&again(id, Qos::AtLeastOnce, "x")), None);
         }
         assert_eq!(sent(&mut acks), ["PubAck(1)", "PubAck(2)"]);
         acks.settled(tokens[2]);
@@ -177,7 +183,7 @@ mod tests {
         let second = acks.arrived(&message(1, Qos::AtLeastOnce, "a")).unwrap();
         acks.disconnected();
         acks.connected(true);
-        let third = acks.arrived(&message(1, Qos::AtLeastOnce, "b")).unwrap();
+        let third = acks.arrived(&again(1, Qos::AtLeastOnce, "b")).unwrap();
         acks.settled(second);
         assert!(acks.is_idle(), "it is no longer there to be acknowledged");
         acks.settled(third);
@@ -193,7 +199,26 @@ mod tests {
         acks.connected(false);
         acks.settled(old);
         assert!(acks.is_idle());
-        assert!(acks.arrived(&message(1, Qos::ExactlyOnce, "a")).is_some());
+        assert!(acks.arrived(&again(1, Qos::ExactlyOnce, "a")).is_some());
+    }
+
+    #[test]
+    fn a_new_message_that_equals_one_before_is_stored_before_it_is_acknowledged() {
+        for (qos, acknowledged) in [(Qos::AtLeastOnce, "PubAck(1)"), (Qos::ExactlyOnce, "PubRec(1)")] {
+            let mut acks = Acks::default();
+            acks.connected(false);
+            let first = acks.arrived(&message(1, qos, "a")).unwrap();
+            acks.settled(first);
+            acks.disconnected();
+            // A broker that went back to an older session gives the identifier to another message.
+            acks.connected(true);
+            let second = acks.arrived(&message(1, qos, "a")).unwrap();
+            assert!(acks.is_idle(), "the second is not settled");
+            acks.settled(first);
+            assert!(acks.is_idle(), "the first is not the second");
+            acks.settled(second);
+            assert_eq!(sent(&mut acks), [acknowledged]);
+        }
     }
 
     #[test]
@@ -205,7 +230,7 @@ mod tests {
         assert_eq!(sent(&mut acks), ["PubRec(1)"]);
         acks.disconnected();
         acks.connected(true);
-        assert_eq!(acks.arrived(&message(1, Qos::ExactlyOnce, "a")), None);
+        assert_eq!(acks.arrived(&again(1, Qos::ExactlyOnce, "a")), None);
         assert_eq!(sent(&mut acks), ["PubRec(1)"]);
         acks.released(1);
         assert!(acks.arrived(&message(1, Qos::ExactlyOnce, "a")).is_some());

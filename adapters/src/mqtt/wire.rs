@@ -97,6 +97,8 @@ pub(super) struct Publish {
     pub(super) topic: String,
     pub(super) qos: Qos,
     pub(super) retained: bool,
+    /// Whether the broker may have sent it before.
+    pub(super) is_repeat: bool,
     /// 0 at QoS 0.
     pub(super) packet_id: u16,
     pub(super) payload: Bytes,
@@ -210,6 +212,7 @@ fn incoming_3(packet: v4::Packet) -> Incoming {
             topic: publish.topic,
             qos: publish.qos.into(),
             retained: publish.retain,
+            is_repeat: publish.dup,
             packet_id: publish.pkid,
             payload: publish.payload,
             properties: Properties::default(),
@@ -252,6 +255,7 @@ fn incoming_5(packet: v5::Packet) -> Result<Incoming, WireError> {
                 topic,
                 qos: publish.qos.into(),
                 retained: publish.retain,
+                is_repeat: publish.dup,
                 packet_id: publish.pkid,
                 payload: publish.payload,
                 properties: Properties {

@@ -243,6 +243,7 @@ impl Sessions {
             inbox,
             messages,
             request: None,
+            is_next_too_large: false,
             extensions: ticks(every),
             measures: ticks(MEASURE),
             measure: None,
@@ -292,6 +293,9 @@ fn ticks(every: Duration) -> Interval {
 struct Request {
     left: usize,
     until: Instant,
+    has_brought: bool,
+    /// Whether it is for one message, however large that is.
+    is_for_one: bool,
 }
 
 /// A session at work.
@@ -302,6 +306,8 @@ struct AtWork<'a> {
     inbox: Subject,
     messages: Subscriber,
     request: Option<Request>,
+    /// Whether the next message is larger than what a request may ask for.
+    is_next_too_large: bool,
     extensions: Interval,
     measures: Interval,
     measure: Option<BoxFuture<'static, Option<u64>>>,
@@ -385,9 +391,14 @@ impl AtWork<'_> {
     /// Asks for messages.
     fn ask(&mut self) {
         let Consumer { max_batch, max_bytes, max_expires, .. } = &self.consumer;
-        let batch = max_batch.unwrap_or(BATCH).min(BATCH);
-        let fits = self.client.server_info().max_payload.saturating_add(OVERHEAD);
-        let bytes = BATCH_BYTES.max(fits).min(max_bytes.unwrap_or(usize::MAX));
+        let is_for_one = std::mem::take(&mut self.is_next_too_large);
+        let (batch, bytes) = if is_for_one {
+            // 0 is no limit, which a consumer that has one takes as well.
+            (1, 0)
+        } else {
+            let fits = self.client.server_info().max_payload.saturating_add(OVERHEAD);
+            (max_batch.unwrap_or(BATCH).min(BATCH), BATCH_BYTES.max(fits).min(max_bytes.unwrap_or(usize::MAX)))
+        };
         let expires = max_expires.unwrap_or(EXPIRES).min(EXPIRES);
         let StreamPlan { stream, consumer, .. } = &self.sessions.plan;
         let request = json!({ "batch": batch, "max_bytes": bytes, "expires": expires.as_nanos() as u64 });
@@ -396,7 +407,8 @@ impl AtWork<'_> {
             reply: Some(self.inbox.clone()),
             payload: request.to_string().into(),
         });
-        self.request = Some(Request { left: batch, until: Instant::now() + expires + LATE });
+        let until = Instant::now() + expires + LATE;
+        self.request = Some(Request { left: batch, until, has_brought: false, is_for_one });
     }
 
     fn take(&mut self, message: Message, stopping: bool) -> Result<(), String> {
@@ -404,7 +416,7 @@ impl AtWork<'_> {
             return self.note_status(status, message.description.as_deref().unwrap_or_default());
         }
         if let Some(request) = &mut self.request {
-            request.left = request.left.saturating_sub(1);
+            (request.left, request.has_brought) = (request.left.saturating_sub(1), true);
             if request.left == 0 {
                 self.request = None;
             }
@@ -442,11 +454,33 @@ impl AtWork<'_> {
             _ if description.contains("Consumer Deleted") || description.contains("push") => {
                 return Err(format!("the consumer {consumer:?} of the stream {stream:?} is gone: it is made again"));
             }
+            _ if description.contains("Message Size Exceeds MaxBytes") => return self.note_size(),
+            // Its limits were changed since they were looked up.
+            _ if description.contains("Exceeded MaxRequest") => {
+                return Err(format!("the consumer {consumer:?} of the stream {stream:?} refuses: {description}"));
+            }
             // Too many requests, a leader that changes, a server that shuts down.
             _ => {
                 tracing::debug!(%stream, %consumer, %status, description, "the server refuses a request for messages");
-                self.request = Some(Request { left: BATCH, until: Instant::now() + REFUSED });
+                let until = Instant::now() + REFUSED;
+                self.request = Some(Request { left: BATCH, until, has_brought: false, is_for_one: false });
             }
+        }
+        Ok(())
+    }
+
+    /// The next message does not fit into what the request has left of its bytes. One that fits into no request comes alone.
+    fn note_size(&mut self) -> Result<(), String> {
+        match self.request.take() {
+            Some(Request { is_for_one: true, .. }) => {
+                let StreamPlan { stream, consumer, .. } = &self.sessions.plan;
+                return Err(format!(
+                    "the next message of the stream {stream:?} is larger than the `max_bytes` of the consumer {consumer:?}: \
+                     raise that, or name another in consumer"
+                ));
+            }
+            Some(Request { has_brought: false, .. }) => self.is_next_too_large = true,
+            _ => {}
         }
         Ok(())
     }

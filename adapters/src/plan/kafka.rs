@@ -3,6 +3,7 @@
 use evoke_api::credentials::Secret;
 use evoke_api::events::{KafkaSource, StartAt};
 use evoke_api::problem::Problem;
+use evoke_connect::address::Address;
 use evoke_connect::fields::Fields;
 use evoke_connect::kafka::{Brokers, Login, plan as brokers};
 use evoke_connect::tls::SaslPlan;
@@ -23,6 +24,12 @@ impl KafkaPlan {
     /// The bootstrap servers, separated by commas.
     pub fn brokers(&self) -> &str {
         &self.brokers.addresses
+    }
+
+    /// Each of them, however it is written.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = Address> {
+        let lower = self.brokers.addresses.split(',').map(str::to_ascii_lowercase);
+        lower.filter_map(|broker| Address::parse(&broker, brokers::PORT))
     }
 
     /// The topic that is read.
@@ -46,12 +53,13 @@ pub fn plan(place: &Place<'_>, spec: &KafkaSource, problems: &mut Vec<Problem>) 
     let login = login(&mut fields, spec);
     let tls = brokers::tls(&mut fields, spec.tls.as_ref(), spec.auth_required, login.as_ref());
     unused(&mut fields, spec);
+    let content_type = fields.content_type(spec.content_type.as_deref());
     fields.is_sound().then(|| KafkaPlan {
         brokers: Brokers { addresses, login, tls },
         topic,
         group,
         start_at: spec.start_at.unwrap_or_default(),
-        content_type: spec.content_type.clone(),
+        content_type,
     })
 }
 
@@ -71,6 +79,7 @@ fn check_topic(fields: &mut Fields<'_>, topic: &str) {
 
 fn group(fields: &mut Fields<'_>, place: &Place<'_>, spec: &KafkaSource) -> String {
     let of_keda = spec.scale_option.as_ref().and_then(|option| option.consumer_group.as_deref());
+    let of_keda = of_keda.filter(|group| !group.is_empty());
     let (group, mut of) = match (&spec.consumer_group, of_keda) {
         (Some(own), other) => {
             if other.is_some_and(|other| other != own) {

@@ -49,6 +49,11 @@ impl MqttPlan {
         &self.topic
     }
 
+    /// The name that the broker knows the session by.
+    pub(crate) fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
     /// The broker's `host:port`.
     pub fn broker(&self) -> String {
         self.address.to_string()
@@ -71,6 +76,7 @@ pub fn plan(place: &Place<'_>, spec: &MqttSource, problems: &mut Vec<Problem>) -
     if spec.retain == Some(true) {
         fields.warning("retain", "not acted on: it is about publishing, and a source does not", "remove it");
     }
+    let content_type = fields.content_type(spec.content_type.as_deref());
     fields.is_sound().then(|| MqttPlan {
         address: broker.address,
         topic: spec.topic.clone(),
@@ -81,7 +87,7 @@ pub fn plan(place: &Place<'_>, spec: &MqttSource, problems: &mut Vec<Problem>) -
         username,
         password,
         tls,
-        content_type: spec.content_type.clone(),
+        content_type,
     })
 }
 

@@ -70,7 +70,8 @@ pub fn plan(place: &Place<'_>, spec: &NatsSource, problems: &mut Vec<Problem>) -
     let nats = NatsPlan::plan(fields.part(), connection);
     let mut planning = Planning { origin: place.origin, spec, fields };
     let read = if spec.stream.is_some() { planning.stream() } else { planning.subject() };
-    let (nats, content_type) = (nats.filter(|_| planning.fields.is_sound())?, spec.content_type.clone());
+    let content_type = planning.fields.content_type(spec.content_type.as_deref());
+    let nats = nats.filter(|_| planning.fields.is_sound())?;
     Some(NatsSourcePlan { nats, read, content_type })
 }
 

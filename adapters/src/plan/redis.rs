@@ -29,6 +29,8 @@ const PROCESSING_TIMEOUT: Duration = Duration::from_secs(60);
 const REDELIVER_INTERVAL: Duration = Duration::from_secs(30);
 /// Timers need a little room to be worth their messages.
 const SHORTEST: Duration = Duration::from_millis(100);
+/// What Dapr takes for no limit, or for no wait at all.
+const NONE: &str = "-1";
 
 /// A validated Redis source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,17 +83,18 @@ pub fn plan(place: &Place<'_>, spec: &RedisSource, problems: &mut Vec<Problem>) 
     let mode = planning.mode();
     let server = planning.server(mode);
     let read = planning.read();
-    let retry_first = planning.time("redisMinRetryInterval", spec.redis_min_retry_interval.as_deref(), RETRY_FIRST);
-    let retry_longest = planning.time("redisMaxRetryInterval", spec.redis_max_retry_interval.as_deref(), RETRY_LONGEST);
+    let retry_first = planning.wait("redisMinRetryInterval", spec.redis_min_retry_interval.as_deref(), RETRY_FIRST);
+    let retry_longest = planning.wait("redisMaxRetryInterval", spec.redis_max_retry_interval.as_deref(), RETRY_LONGEST);
     let dial_timeout = planning.time("dialTimeout", spec.dial_timeout.as_deref(), DIAL_TIMEOUT);
     let response_timeout = planning.time("readTimeout", spec.read_timeout.as_deref(), RESPONSE_TIMEOUT);
     planning.without_effect();
+    let content_type = planning.fields.content_type(spec.content_type.as_deref());
     planning.fields.is_sound().then(|| RedisPlan {
         server: ServerPlan { dial_timeout, response_timeout, ..server },
         retry_first: retry_first.min(retry_longest),
         retry_longest,
         read,
-        content_type: spec.content_type.clone(),
+        content_type,
     })
 }
 
@@ -140,6 +143,13 @@ impl Planning<'_> {
 
     fn server(&mut self, mode: Mode) -> ServerPlan {
         let spec = self.spec;
+        let mut db = spec.redis_db;
+        if mode == Mode::Cluster
+            && let Some(other) = db.take_if(|db| *db > 0)
+        {
+            let message = format!("{other} is ignored: a cluster has only database 0");
+            self.fields.warning("redisDB", message, "remove it");
+        }
         let server = ServerSpec {
             words: &WORDS,
             addresses: &spec.redis_host,
@@ -148,7 +158,7 @@ impl Planning<'_> {
             sasl: spec.sasl.as_ref(),
             tls: spec.tls.as_ref(),
             encrypted: spec.enable_tls == Some(true),
-            db: spec.redis_db,
+            db,
         };
         let server = ServerPlan::plan(&mut self.fields, server, mode);
         if server.password.is_some() && server.tls.is_none() && spec.tls.is_some() {
@@ -193,6 +203,10 @@ impl Planning<'_> {
                 Read::Channel { name: (*name).to_owned(), is_pattern: name.contains(['*', '?', '[']) }
             }
             ("list", Some((_, key))) => {
+                if timeout.is_none() {
+                    let message = format!("a list cannot do without it: {PROCESSING_TIMEOUT:?} is taken");
+                    self.fields.warning("processingTimeout", message, "write a time, or remove it");
+                }
                 Read::List { key: (*key).to_owned(), dead_after: timeout.unwrap_or(PROCESSING_TIMEOUT) }
             }
             (_, key) => {
@@ -219,10 +233,36 @@ impl Planning<'_> {
         self.fields.duration(field, Some(text)).unwrap_or(default)
     }
 
-    /// A time that something takes.
+    /// How long something may take. What is no limit to Dapr is the default here, so that nothing waits for ever.
     fn time(&mut self, field: &str, text: Option<&str>, default: Duration) -> Duration {
+        let text = self.unless_none(field, text, default);
         let time = self.duration(field, text, default);
+        if time.is_zero() {
+            self.fields.warning(field, format!("evoke does not wait for ever: {default:?} is taken"), "write a time");
+            return default;
+        }
         self.long_enough(field, time)
+    }
+
+    /// How long to wait before something is tried again, which Dapr does sooner than is good for a server that is away.
+    fn wait(&mut self, field: &str, text: Option<&str>, default: Duration) -> Duration {
+        let text = self.unless_none(field, text, default);
+        let wait = self.duration(field, text, default);
+        if wait < SHORTEST {
+            let message = format!("{wait:?} is too short: {SHORTEST:?} is taken");
+            self.fields.warning(field, message, "write at least 100ms, or remove it");
+        }
+        wait.max(SHORTEST)
+    }
+
+    /// The text, unless it says that there is to be no such time, which is a warning.
+    fn unless_none<'t>(&mut self, field: &str, text: Option<&'t str>, default: Duration) -> Option<&'t str> {
+        if text.is_some_and(|text| text.trim() == NONE) {
+            let message = format!("{NONE} cannot be had here: {default:?} is taken");
+            self.fields.warning(field, message, "write a time, or remove it");
+            return None;
+        }
+        text
     }
 
     /// The same, where 0 switches off what it is for.

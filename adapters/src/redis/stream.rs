@@ -11,6 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use redis::{Cmd, cmd};
 
 use super::desk::{self, Ask, Batch, Refused, Work, ask};
+use super::given::Given;
 use super::source::{BLOCK, Every, Portion, Session, Shared, millis};
 use super::trouble::Trouble;
 use crate::source::Origin;
@@ -31,8 +32,8 @@ pub(super) struct Stream {
     group: String,
     start_at: StartAt,
     claim: Option<(Duration, Duration)>,
-    /// The last entry that the group is known to have been given: where it goes on should it be lost.
-    position: Option<String>,
+    /// Where the group goes on should it be lost.
+    given: Given,
     /// Settled and not acknowledged: a connection that breaks causes no duplicates of these.
     settled: Vec<String>,
     refused: Refused,
@@ -40,21 +41,27 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(key: String, group: String, start_at: StartAt, claim: Option<(Duration, Duration)>) -> Self {
-        Self { key, group, start_at, claim, position: None, settled: Vec::new(), refused: Refused::default() }
+        Self { key, group, start_at, claim, given: Given::default(), settled: Vec::new(), refused: Refused::default() }
     }
 
-    /// Makes the group unless it is there. One that was lost goes on after the last entry that it was given.
-    async fn make_group(&self, link: &mut Link) -> Result<(), ServerTrouble> {
-        let start = self.position.as_deref().unwrap_or(match self.start_at {
-            StartAt::Earliest => "0",
-            StartAt::Latest => "$",
-        });
+    /// Makes the group unless it is there. One that was lost goes on before the first entry that is not settled.
+    async fn make_group(&mut self, link: &mut Link) -> Result<(), ServerTrouble> {
+        let restart = self.given.restart();
+        let start = match (restart, self.start_at) {
+            (Some(id), _) => id.to_string(),
+            (None, StartAt::Earliest) => "0".to_owned(),
+            (None, StartAt::Latest) => "$".to_owned(),
+        };
         let mut create = cmd("XGROUP");
         create.arg("CREATE").arg(&self.key).arg(&self.group).arg(start).arg("MKSTREAM");
         match link.ask(&create).await {
-            Err(trouble) if trouble.code() == Some("BUSYGROUP") => Ok(()),
-            made => made.map(drop),
+            Err(trouble) if trouble.code() == Some("BUSYGROUP") => return Ok(()),
+            made => made.map(drop)?,
         }
+        if let Some(id) = restart {
+            self.given.goes_on_after(id);
+        }
+        Ok(())
     }
 
     async fn session(&mut self, shared: &Shared) -> Result<(), Trouble> {
@@ -129,12 +136,14 @@ impl Reading<'_> {
             }
             match fields {
                 Some(fields) => {
+                    self.stream.given.took(&id);
                     batch.arrivals.push(self.shared.mapper.entry(&id, fields));
                     batch.tokens.push(id);
                 }
                 // The stream was trimmed past it: there is nothing left but to say that it is done with.
                 None => {
                     self.shared.metrics.skipped.inc();
+                    self.stream.given.settled(&id);
                     self.stream.settled.push(id);
                 }
             }
@@ -216,14 +225,19 @@ impl Work for Reading<'_> {
         self.portion.learn(entries.len(), entries.iter().map(Entry::bytes).sum());
         let last = entries.last().map(|entry| entry.id.clone());
         if self.own_after.is_some() {
+            if last.is_none() {
+                // What this consumer had and no longer has was taken over: others settle it.
+                self.stream.given.keep(&self.under_way);
+            }
             self.own_after = last;
-        } else if last.is_some() {
-            self.stream.position = last;
+        } else if let Some(last) = last {
+            self.stream.given.up_to(&last);
         }
         self.batch(entries)
     }
 
     fn settled(&mut self, ids: Vec<String>) {
+        ids.iter().for_each(|id| self.stream.given.settled(id));
         self.stream.settled.extend(ids);
     }
 
@@ -273,7 +287,7 @@ impl Work for Reading<'_> {
             }
             Done::Measured(Some(group)) => {
                 self.shared.metrics.lag.set(group.pending.saturating_add(group.lag.unwrap_or_default()));
-                self.stream.position.get_or_insert(group.last_delivered);
+                self.stream.given.at_first(&group.last_delivered);
             }
             Done::Measured(None) => {}
         }

@@ -3,7 +3,7 @@
 use evoke_api::credentials::{Sasl, Tls};
 
 use super::Login;
-use crate::address::Address;
+use crate::address::{Address, holds_login};
 use crate::fields::Fields;
 use crate::tls::{Mechanism, SaslPlan, TlsPlan};
 
@@ -12,6 +12,11 @@ pub const PORT: u16 = 9092;
 
 /// Validates `brokers`.
 pub fn addresses(fields: &mut Fields<'_>, text: &str) -> String {
+    if holds_login(text) {
+        let hint = "write host:port alone, and the log-in as `sasl: {username, passwordFrom}`";
+        fields.error("brokers", "a user or a password is no part of an address", hint);
+        return String::new();
+    }
     let brokers: Vec<&str> = text.split(',').map(str::trim).filter(|broker| !broker.is_empty()).collect();
     if brokers.is_empty() {
         fields.error("brokers", "no broker is named", "write host:port, separated by commas");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evoke_api::credentials::{Sasl, Secret, Tls, ValueFrom};
 
-use crate::address::Address;
+use crate::address::{Address, holds_login};
 use crate::fields::Fields;
 use crate::tls::{SaslPlan, TlsPlan};
 
@@ -115,6 +115,12 @@ fn addresses(fields: &mut Fields<'_>, spec: &ServerSpec<'_>, mode: &Mode) -> Vec
     let (field, text) = (spec.words.address, spec.addresses);
     let port = if matches!(mode, Mode::Sentinel { .. }) { SENTINEL_PORT } else { PORT };
     let mut addresses = Vec::new();
+    if holds_login(text) {
+        let Words { username, password, .. } = spec.words;
+        let hint = format!("write host:port alone, the user as {username} and the password as {password}From");
+        fields.error(field, "a user or a password is no part of an address", hint);
+        return addresses;
+    }
     for host in text.split(',').map(str::trim).filter(|host| !host.is_empty()) {
         match Address::parse(host, port) {
             Some(address) => addresses.push(address),

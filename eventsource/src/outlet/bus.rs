@@ -1,12 +1,11 @@
 //! Publishes on a bus, and settles when it is durable.
 
-use std::sync::Arc;
-
 use evoke_adapters::metrics::SourceMetrics;
 use evoke_adapters::source::{Arrival, Malformed, Origin, Outlet, Settled, Unsettled};
 use evoke_api::names::TopicName;
-use evoke_eventbus::bus::{EventBus, Health, Partition};
+use evoke_eventbus::bus::{Health, Partition};
 use evoke_eventbus::event::Event;
+use evoke_eventbus::subscription::Subscriptions;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join};
 use tokio::sync::watch;
@@ -19,14 +18,12 @@ use crate::malformed::letter;
 pub struct BusOutlet {
     /// Whose events.
     pub origin: Origin,
-    /// The bus.
-    pub bus: Arc<dyn EventBus>,
+    /// The bus, with how many partitions its topics have.
+    pub subscriptions: Subscriptions,
     /// How it is doing.
     pub health: watch::Receiver<Health>,
     /// The topic, which is declared.
     pub topic: TopicName,
-    /// Its partitions.
-    pub partitions: u16,
     /// Where what cannot be an event goes.
     pub letters: Letters,
     /// Shared with the other sources.
@@ -88,18 +85,18 @@ pub(super) fn sort(
 impl Outlet for BusOutlet {
     fn accept(&self, arrivals: Vec<Arrival>) -> BoxFuture<'_, Result<Settled, Unsettled>> {
         async move {
-            let Sorted { events, bytes, letters } =
-                sort(arrivals, self.bus.max_event_bytes(), &self.origin, &self.metrics)?;
+            let bus = self.subscriptions.bus();
+            let Sorted { events, bytes, letters } = sort(arrivals, bus.max_event_bytes(), &self.origin, &self.metrics)?;
             let place = self.budget.take(bytes).await;
             let count = events.len();
             let mut receipts = Vec::new();
-            for (index, events) in by_partition(events, self.partitions) {
+            for (index, events) in by_partition(events, self.subscriptions.partitions(&self.topic)) {
                 if events.is_empty() {
                     continue;
                 }
                 let partition = Partition { topic: self.topic.clone(), index };
                 // A broker may find larger what the bus did not: what a message takes is known when it is made.
-                receipts.push((events.clone(), self.bus.publish(&partition, events).await.map_err(unsettled)?));
+                receipts.push((events.clone(), bus.publish(&partition, events).await.map_err(unsettled)?));
             }
             let in_flight = InFlight::start(&self.metrics, count, bytes);
             let (dead, metrics, origin) = (self.letters.clone(), self.metrics.clone(), self.origin.clone());
@@ -146,7 +143,7 @@ impl Outlet for BusOutlet {
     }
 
     fn max_event_bytes(&self) -> usize {
-        self.bus.max_event_bytes()
+        self.subscriptions.bus().max_event_bytes()
     }
 }
 

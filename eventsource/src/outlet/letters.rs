@@ -5,30 +5,33 @@ use std::time::Duration;
 
 use evoke_adapters::source::Unsettled;
 use evoke_api::names::TopicName;
+use evoke_delivery::dead_letters;
 use evoke_delivery::plan::DeliveryPolicy;
 use evoke_delivery::schedule;
 use evoke_delivery::sink::{Outcome, Sink};
-use evoke_eventbus::bus::{EventBus, Partition, PublishError, Receipt};
+use evoke_eventbus::bus::{BusError, EventBus, Partition, PublishError, Receipt};
 use evoke_eventbus::event::Event;
-use evoke_eventbus::subscription::partition_of;
-use tokio::time::sleep;
+use evoke_eventbus::subscription::{Subscriptions, partition_of};
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
 
 /// Takes dead letters durably.
 #[derive(Clone)]
 pub struct Letters {
     /// Tried first.
     pub sink: Option<Arc<dyn Sink>>,
-    /// How it is tried.
+    /// How the sink is tried, and the topic.
     pub policy: DeliveryPolicy,
-    /// Where they are published otherwise; `None` without a bus.
-    pub topic: Option<(Arc<dyn EventBus>, TopicName, u16)>,
+    /// Where they are published otherwise, on which bus: a topic, which is declared, or the bus's own store, which also gets what a
+    /// topic does not take. `None` without a bus.
+    pub topic: Option<(Subscriptions, TopicName)>,
 }
 
 impl Letters {
-    /// Settles `letters`: delivered to the sink, else durable on the topic.
+    /// Settles `letters`: delivered to the sink, else durable on the topic, else in the bus's own store.
     ///
     /// # Errors
-    /// When neither took them.
+    /// When the store did not take them, or there is none.
     pub(crate) async fn settle(&self, letters: Vec<Event>) -> Result<(), Unsettled> {
         let mut left = Vec::new();
         for letter in letters {
@@ -46,10 +49,29 @@ impl Letters {
         if left.is_empty() {
             return Ok(());
         }
-        let Some((bus, topic, partitions)) = &self.topic else {
+        let Some((subscriptions, topic)) = &self.topic else {
             return Err(Unsettled("the dead-letter sink refused, and there is no bus to keep dead letters on".into()));
         };
-        publish(&**bus, topic, *partitions, left).await
+        let (bus, store) = (&**subscriptions.bus(), dead_letters::partition());
+        if *topic != store.topic {
+            left = self.publish(bus, topic, subscriptions.partitions(topic), left).await;
+        }
+        keep(bus, &store, left).await
+    }
+
+    /// Publishes on a topic, each letter in its partition. Gives back those that it did not take.
+    async fn publish(&self, bus: &dyn EventBus, topic: &TopicName, partitions: u16, letters: Vec<Event>) -> Vec<Event> {
+        let parts = by_partition(letters, partitions).into_iter().map(|(index, letters)| async move {
+            let partition = Partition { topic: topic.clone(), index };
+            offer(bus, &partition, &self.policy, letters).await
+        });
+        let mut left = Vec::new();
+        for (letter, cause) in join_all(parts).await.into_iter().flatten() {
+            let (source, id) = (letter.source(), letter.id());
+            tracing::warn!(source, id, %topic, %cause, "the dead-letter topic failed, trying the store");
+            left.push(letter);
+        }
+        left
     }
 }
 
@@ -73,29 +95,78 @@ pub(crate) async fn attempt(sink: &dyn Sink, policy: &DeliveryPolicy, event: &Ev
     }
 }
 
-/// Publishes and waits until it is durable, each event in its partition.
-pub(crate) async fn publish(
+/// Publishes letters as often as the policy says. Gives back those that are not known to be stored, each with the last cause.
+async fn offer(
     bus: &dyn EventBus,
-    topic: &TopicName,
-    partitions: u16,
-    events: Vec<Event>,
-) -> Result<(), Unsettled> {
-    let mut receipts = Vec::new();
-    for (index, events) in by_partition(events, partitions) {
-        let partition = Partition { topic: topic.clone(), index };
-        receipts.push(bus.publish(&partition, events).await.map_err(unsettled)?);
+    to: &Partition,
+    policy: &DeliveryPolicy,
+    mut letters: Vec<Event>,
+) -> Vec<(Event, PublishError)> {
+    let (mut late, mut tried, mut refused): (Option<Receipt>, u32, _) = (None, 0, Vec::new());
+    loop {
+        let attempt = async {
+            // A bus tries by itself what it has accepted: while that takes long, it is not given the same once more.
+            let receipt = match late.take() {
+                Some(receipt) => receipt,
+                None => bus.publish(to, letters.clone()).await?,
+            };
+            Ok::<_, BusError>(late.insert(receipt).await)
+        };
+        let answer = timeout(policy.timeout, attempt).await;
+        let none = |cause: String| vec![Err(PublishError::Uncertain(cause.into())); letters.len()];
+        let results = match answer {
+            Ok(Ok(results)) => {
+                late = None;
+                results
+            }
+            Ok(Err(error)) => none(error.to_string()),
+            Err(_) => none(format!("it took nothing within {:?}", policy.timeout)),
+        };
+        tried += 1;
+        let is_last = tried > policy.retry;
+        let mut again = Vec::new();
+        for (letter, result) in letters.into_iter().zip(results) {
+            let Err(cause) = result else { continue };
+            match cause {
+                PublishError::Uncertain(_) if !is_last => again.push(letter),
+                _ => refused.push((letter, cause)),
+            }
+        }
+        if again.is_empty() {
+            return refused;
+        }
+        letters = again;
+        sleep(schedule::delay(policy, tried, None, rand::random())).await;
     }
-    settled(receipts).await
 }
 
-/// Waits for receipts.
-pub(crate) async fn settled(receipts: Vec<Receipt>) -> Result<(), Unsettled> {
-    for receipt in receipts {
-        for result in receipt.await {
-            result.map_err(unsettled)?;
+/// Publishes in the bus's own store, and waits until it is durable. What is too large even there keeps less of its data.
+async fn keep(bus: &dyn EventBus, store: &Partition, mut letters: Vec<Event>) -> Result<(), Unsettled> {
+    while !letters.is_empty() {
+        let receipt = bus.publish(store, letters.clone()).await.map_err(unsettled)?;
+        let mut again = Vec::new();
+        for (letter, result) in letters.into_iter().zip(receipt.await) {
+            let Err(error) = result else { continue };
+            let shorter = match &error {
+                PublishError::TooLarge { limit, .. } => shortened(&letter, *limit),
+                PublishError::Uncertain(_) => None,
+            };
+            again.push(shorter.ok_or_else(|| unsettled(error))?);
         }
+        letters = again;
     }
     Ok(())
+}
+
+/// The same letter with less data, half of what fits into `limit` bytes: the bus may add to it. `None` where there is none left.
+fn shortened(letter: &Event, limit: usize) -> Option<Event> {
+    let data = letter.data();
+    if data.is_empty() {
+        return None;
+    }
+    let head = letter.encoded_len() - data.len();
+    let kept = limit.saturating_sub(head).min(data.len()) / 2;
+    letter.to_builder().data(data.slice(..kept)).build().ok()
 }
 
 /// Waits until events are durable; gives back those that turned out too large for the bus, each with the cause.
@@ -135,3 +206,6 @@ pub(crate) fn unsettled(error: impl std::fmt::Display) -> Unsettled {
 
 /// How long a sink without a dead letter is left alone after it refused an event for good, before it is asked again.
 pub(crate) const REFUSED_PAUSE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;

@@ -9,10 +9,11 @@ use evoke_adapters::source::{Arrival, Malformed, Origin, Outlet};
 use evoke_api::names::{ObjectName, SubscriptionId, TopicName};
 use evoke_delivery::plan::{DeliveryPolicy, Ordering};
 use evoke_delivery::sink::{Outcome, Sink};
-use evoke_eventbus::bus::{EventBus, From, Partition, TopicSpec};
+use evoke_eventbus::bus::{EventBus, From, Partition};
 use evoke_eventbus::embedded::{EmbeddedBus, EmbeddedOptions};
 use evoke_eventbus::event::Event;
 use evoke_eventbus::metrics::BusMetrics;
+use evoke_eventbus::subscription::{Settings, Subscriptions, metrics as subscription_metrics};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -23,11 +24,11 @@ use super::bus::BusOutlet;
 use super::letters::Letters;
 use super::sink::{Delivery, SinkOutlet};
 
-fn origin() -> Origin {
+pub(super) fn origin() -> Origin {
     Origin { event_source: ObjectName::new("ns", "shop"), event: "orders".into(), attributes: Default::default() }
 }
 
-fn event(id: &str, bytes: usize) -> Event {
+pub(super) fn event(id: &str, bytes: usize) -> Event {
     origin().event("test", id).data(vec![b'x'; bytes]).build().unwrap()
 }
 
@@ -35,16 +36,28 @@ fn subscription() -> SubscriptionId {
     SubscriptionId { owner: origin().event_source, subscriber: "sink".into() }
 }
 
-fn malformed() -> Arrival {
+pub(super) fn malformed() -> Arrival {
     let raw = Bytes::from_static(b"\x00garbage");
     Arrival::Malformed(Malformed { position: "t/0/7".into(), cause: "no type".into(), raw })
 }
 
-fn metrics() -> SourceMetrics {
+pub(super) fn metrics() -> SourceMetrics {
     Metrics::new(&Registry::new()).unwrap().of(&origin(), "test")
 }
 
-async fn read(bus: &dyn EventBus, topic: &TopicName, count: usize) -> Vec<Event> {
+/// What uses the bus in a process.
+pub(super) fn on(bus: Arc<dyn EventBus>) -> Subscriptions {
+    let metrics = subscription_metrics::Metrics::new(&Registry::new()).unwrap();
+    Subscriptions::start(bus, Settings::default(), &metrics)
+}
+
+/// Ends it, and the bus.
+pub(super) async fn close(subscriptions: &Subscriptions) {
+    subscriptions.close().await;
+    subscriptions.bus().close().await.unwrap();
+}
+
+pub(super) async fn read(bus: &dyn EventBus, topic: &TopicName, count: usize) -> Vec<Event> {
     let partition = Partition { topic: topic.clone(), index: 0 };
     let mut reader = bus.read(&partition, From::First, 1 << 20).await.unwrap();
     let mut events = Vec::new();
@@ -59,23 +72,22 @@ async fn settled_means_that_events_and_dead_letters_are_on_the_bus() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = EmbeddedOptions::new("test", BusMetrics::new(&Registry::new()).unwrap());
     options.max_event_bytes = 64 << 10;
-    let bus: Arc<dyn EventBus> = EmbeddedBus::open(dir.path(), options).unwrap();
+    let subscriptions = on(EmbeddedBus::open(dir.path(), options).unwrap());
+    let bus = subscriptions.bus();
     let topic = TopicName::event(&origin().event_source, "orders");
-    for name in [topic.clone(), TopicName::dead_letters()] {
-        bus.declare(&TopicSpec { name, partitions: 1 }).await.unwrap();
-    }
+    subscriptions.declare_topic(&topic).await.unwrap();
+    subscriptions.declare_store(&TopicName::dead_letters()).await.unwrap();
     let metrics = metrics();
     let letters = Letters {
         sink: None,
         policy: DeliveryPolicy::default(),
-        topic: Some((bus.clone(), TopicName::dead_letters(), 1)),
+        topic: Some((subscriptions.clone(), TopicName::dead_letters())),
     };
     let outlet = BusOutlet {
         origin: origin(),
         health: bus.health(),
-        bus: bus.clone(),
+        subscriptions: subscriptions.clone(),
         topic: topic.clone(),
-        partitions: 1,
         letters,
         budget: Budget::default(),
         metrics: metrics.clone(),
@@ -90,14 +102,14 @@ async fn settled_means_that_events_and_dead_letters_are_on_the_bus() {
     assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (0, 0));
     assert_eq!((metrics.accepted.get(), metrics.too_large.get(), metrics.malformed.get()), (2, 1, 1));
 
-    let ids: Vec<_> = read(&*bus, &topic, 2).await.iter().map(|event| event.id().to_owned()).collect();
+    let ids: Vec<_> = read(&**bus, &topic, 2).await.iter().map(|event| event.id().to_owned()).collect();
     assert_eq!(ids, ["1", "2"]);
-    let dead = read(&*bus, &TopicName::dead_letters(), 2).await;
+    let dead = read(&**bus, &TopicName::dead_letters(), 2).await;
     assert_eq!(dead[0].attribute("evokeposition"), Some("large"));
     assert!(dead[0].attribute("evokecause").unwrap().contains("the limit is 65536"), "{dead:?}");
     assert_eq!(dead[0].data_slice().len(), 16 << 10);
     assert_eq!((dead[1].id(), dead[1].data_slice()), ("t/0/7", &b"\x00garbage"[..]));
-    bus.close().await.unwrap();
+    close(&subscriptions).await;
 }
 
 /// Remembers what it was given, and unless it takes everything, answers each event as its id says.
@@ -132,22 +144,23 @@ impl Sink for Scripted {
 async fn what_a_dead_letter_sink_does_not_take_goes_to_the_topic() {
     let dir = tempfile::tempdir().unwrap();
     let options = EmbeddedOptions::new("test", BusMetrics::new(&Registry::new()).unwrap());
-    let bus: Arc<dyn EventBus> = EmbeddedBus::open(dir.path(), options).unwrap();
+    let subscriptions = on(EmbeddedBus::open(dir.path(), options).unwrap());
     let topic = TopicName::named("ns", "broken");
-    bus.declare(&TopicSpec { name: topic.clone(), partitions: 1 }).await.unwrap();
+    subscriptions.declare_store(&topic).await.unwrap();
     let sink = Arc::new(Scripted::default());
     let policy = DeliveryPolicy { retry: 1, delay: Duration::from_millis(1), ..DeliveryPolicy::default() };
-    let letters = Letters { sink: Some(sink.clone()), policy, topic: Some((bus.clone(), topic.clone(), 1)) };
+    let letters = Letters { sink: Some(sink.clone()), policy, topic: Some((subscriptions.clone(), topic.clone())) };
     letters.settle(["late", "fine", "refused"].map(|id| event(id, 1)).into()).await.unwrap();
     assert_eq!(*sink.given.lock(), ["late", "late", "fine", "refused"]);
-    let kept: Vec<_> = read(&*bus, &topic, 2).await.iter().map(|event| event.id().to_owned()).collect();
+    let kept: Vec<_> =
+        read(&**subscriptions.bus(), &topic, 2).await.iter().map(|event| event.id().to_owned()).collect();
     assert_eq!(kept, ["late", "refused"]);
 
     let without_a_bus = Letters { topic: None, ..letters };
     without_a_bus.settle(vec![event("fine", 1)]).await.unwrap();
     let unsettled = without_a_bus.settle(vec![event("refused", 1)]).await.unwrap_err();
     assert!(unsettled.0.contains("there is no bus"), "{unsettled}");
-    bus.close().await.unwrap();
+    close(&subscriptions).await;
 }
 
 #[tokio::test(start_paused = true)]

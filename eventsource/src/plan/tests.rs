@@ -51,6 +51,7 @@ fn everything_that_is_wrong_is_found_in_one_go() {
     spec.cron.insert("-bad".into(), CronSource { schedule: "0 0 30 2 *".into(), ..CronSource::default() });
     spec.webhook["orders"].attributes.insert("id".into(), "1".into());
     spec.webhook["orders"].attributes.insert("Type".into(), "t".into());
+    spec.webhook["orders"].attributes.insert("time".into(), "yesterday".into());
     spec.dead_letter_sink = Some(SinkSpec { uri: Some("ftp://x".into()), ..SinkSpec::default() });
     let Planned { plan, problems, .. } = planned(&spec);
     assert_eq!(plan, None);
@@ -62,6 +63,7 @@ fn everything_that_is_wrong_is_found_in_one_go() {
         "spec.webhook.orders: the event \"orders\" is also under `kafka`",
         "spec.webhook.orders.attributes.id: `id` cannot be set",
         "spec.webhook.orders.attributes.Type: \"Type\" is no attribute name",
+        "spec.webhook.orders.attributes.time: attribute \"time\" is \"yesterday\", which is no timestamp such as 2026-05-04T03:02:01Z",
         "spec.deadLetterSink.uri:",
     ] {
         assert!(texts.iter().any(|text| text.starts_with(start)), "{start} in {texts:#?}");
@@ -116,4 +118,20 @@ fn a_sink_beside_a_bus_subscribes_to_every_event() {
     let Planned { plan, problems, .. } = planned(&alone);
     assert_eq!(plan.unwrap().bus, None);
     assert!(texts(&problems)[0].contains("is tried for ever"), "{problems:?}");
+}
+
+#[test]
+fn an_empty_text_is_one_that_is_not_set() {
+    let sink = Some(SinkSpec { uri: Some("http://localhost:1/x".into()), ..SinkSpec::default() });
+    let empty = EventSourceSpec { event_bus: Some(String::new()), ..webhook() };
+    assert!(texts(&planned(&empty).problems)[0].starts_with("spec: events would go nowhere"));
+    let to_its_sink = EventSourceSpec { sink: sink.clone(), dead_letter_topic: Some(String::new()), ..empty };
+    let absent = EventSourceSpec { event_bus: None, dead_letter_topic: None, ..to_its_sink.clone() };
+    let (Planned { plan, problems, .. }, expected) = (planned(&to_its_sink), planned(&absent));
+    assert!(plan.is_some() && plan == expected.plan);
+    assert_eq!(problems, expected.problems);
+
+    let on_a_bus = EventSourceSpec { sink, dead_letter_topic: Some(String::new()), ..webhook() };
+    let Planned { plan, problems, .. } = planned(&on_a_bus);
+    assert_eq!((texts(&problems), plan.unwrap().dead_letter), (vec![], DeadLetterPlan::Store));
 }

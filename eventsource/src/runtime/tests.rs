@@ -1,5 +1,4 @@
-use std::collections::BTreeMap;
-
+use chrono::{DateTime, TimeDelta, Utc};
 use evoke_adapters::source::{Arrival, Settled, SourceError, Unsettled};
 use evoke_adapters::webhook;
 use evoke_api::catalog::Catalog;
@@ -8,7 +7,7 @@ use evoke_api::events::{CronSource, EventSourceSpec, SinkSpec};
 use evoke_api::names::ObjectName;
 use evoke_api::problem::{FieldPath, Problem};
 use evoke_delivery::endpoints::Endpoints;
-use evoke_eventbus::bus::Partition;
+use evoke_eventbus::bus::{Expect, Partition, Put};
 use evoke_eventbus::embedded::{EmbeddedBus, EmbeddedOptions};
 use evoke_eventbus::event;
 use evoke_eventbus::metrics::BusMetrics;
@@ -70,6 +69,29 @@ impl Process {
         }
     }
 
+    /// The times of the ticks of `clock/tick`, in the order in which they were published, to the first one that is not before `until`.
+    async fn ticks(&self, until: DateTime<Utc>) -> Vec<DateTime<Utc>> {
+        let topic = TopicName::event(&ObjectName::new("ns", "clock"), "tick");
+        let partition = Partition { topic, index: 0 };
+        let mut reader = self.subscriptions.bus().read(&partition, From::First, 1 << 20).await.unwrap();
+        let mut ticks = Vec::new();
+        while ticks.last().is_none_or(|last| *last < until) {
+            let records = reader.next(1 << 20).await.unwrap().records;
+            ticks.extend(records.iter().map(|record| record.event.id().parse::<DateTime<Utc>>().unwrap()));
+        }
+        ticks
+    }
+
+    async fn set_mark(&self, mark: String) {
+        let put = Put { key: MARK.into(), value: Some(mark.into()), expect: Expect::Any };
+        self.subscriptions.bus().store(vec![put]).await.unwrap();
+    }
+
+    async fn mark(&self) -> Option<String> {
+        let entries = self.subscriptions.bus().load(MARK).await.unwrap();
+        entries.first().map(|entry| String::from_utf8(entry.value.to_vec()).unwrap())
+    }
+
     fn scrape(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
     }
@@ -80,6 +102,9 @@ impl Process {
         self.subscriptions.bus().close().await.unwrap();
     }
 }
+
+/// Where the mark of `clock/tick` is.
+const MARK: &str = "marks/ns/clock/tick";
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
@@ -92,8 +117,25 @@ fn ticking(events: &[(&str, &str)], sink: bool) -> EventSourcePlan {
         spec.cron.insert((*event).into(), CronSource { schedule: (*schedule).into(), ..CronSource::default() });
     }
     spec.sink = sink.then(|| SinkSpec { uri: Some("http://127.0.0.1:9/".into()), ..SinkSpec::default() });
+    planned(&spec)
+}
+
+/// An EventSource with nothing but the event `tick`.
+fn clock(schedule: &str, catch_up: Option<&str>, data: &str) -> EventSourceSpec {
+    let mut spec = EventSourceSpec { event_bus: Some("default".into()), ..EventSourceSpec::default() };
+    let source = CronSource {
+        schedule: schedule.into(),
+        catch_up: catch_up.map(Into::into),
+        data: Some(data.into()),
+        ..CronSource::default()
+    };
+    spec.cron.insert("tick".into(), source);
+    spec
+}
+
+fn planned(spec: &EventSourceSpec) -> EventSourcePlan {
     let catalog = Catalog { default_bus: true, ..Catalog::default() };
-    crate::plan::plan(&ObjectName::new("ns", "clock"), &spec, &catalog, &NoVault).plan.unwrap()
+    crate::plan::plan(&ObjectName::new("ns", "clock"), spec, &catalog, &NoVault).plan.unwrap()
 }
 
 #[tokio::test]
@@ -128,6 +170,83 @@ async fn a_change_touches_only_what_changed() {
     source.change(ticking(&[("a", "@hourly"), ("b", "@every 1s"), ("d", "@every 1s")], true)).await.unwrap();
     assert_eq!(tasks(&source), after, "a sink beside a bus is no matter of the sources");
     assert!(source.sink().is_some());
+    process.end(source).await;
+}
+
+/// Something that a reload restarts too, and that takes longer to end than a tick.
+fn slow(source: &EventSource) -> Event {
+    let (_, status) = watch::channel(Status::Up);
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    let task = source.tasks.spawn(async move {
+        told.cancelled().await;
+        // Ticks are missed by time passing, and by nothing else.
+        sleep(Duration::from_millis(2500)).await;
+    });
+    let plan = ticking(&[("slow", "@yearly")], false).events.remove(0);
+    Event { plan, status, stop: Some(stop.drop_guard()), task }
+}
+
+#[tokio::test]
+async fn a_reload_that_takes_its_time_loses_no_tick() {
+    let process = Process::start();
+    let mut source = process.run(planned(&clock("@every 1s", None, "a"))).await;
+    process.ticks(Utc::now()).await;
+    let buried = EventSourceSpec { dead_letter_topic: Some("broken".into()), ..clock("@every 1s", None, "b") };
+    for spec in [clock("@every 1s", None, "b"), buried, clock("* * * * * *", None, "c")] {
+        let slow = slow(&source);
+        source.events.push(slow);
+        source.change(planned(&spec)).await.unwrap();
+        let ticks = process.ticks(Utc::now()).await;
+        assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] == TimeDelta::seconds(1)), "{ticks:?}");
+    }
+    assert!(!process.scrape().contains(r#"event="slow""#), "what is gone is forgotten");
+    process.end(source).await;
+}
+
+#[tokio::test]
+async fn an_event_that_comes_back_fires_nothing_of_the_time_without_it() {
+    let process = Process::start();
+    let mut source = process.run(planned(&clock("@every 1s", None, "a"))).await;
+    process.ticks(Utc::now()).await;
+    source.change(ticking(&[("other", "@yearly")], false)).await.unwrap();
+    let gone = Utc::now();
+    sleep(Duration::from_millis(2500)).await;
+    let back = Utc::now();
+    source.change(planned(&clock("@every 1s", None, "a"))).await.unwrap();
+    let ticks = process.ticks(back).await;
+    assert!(ticks.iter().all(|tick| *tick <= gone || *tick > back), "{gone} to {back}: {ticks:?}");
+    process.end(source).await;
+}
+
+#[tokio::test]
+async fn a_mark_is_of_one_schedule_and_goes_with_catch_up() {
+    let process = Process::start();
+    let began = Utc::now();
+    let ago = |seconds| (began - TimeDelta::seconds(seconds)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+    // Before marks had a schedule, they were of any.
+    process.set_mark(ago(5)).await;
+    let source = process.run(planned(&clock("@every 1s", Some("1h"), "a"))).await;
+    let ticks = process.ticks(began).await;
+    let first: Vec<_> = ticks.iter().map(|tick| tick.timestamp() - began.timestamp()).take(5).collect();
+    assert_eq!(first, [-4, -3, -2, -1, 0]);
+    source.stop(soon()).await;
+    let mark = process.mark().await.unwrap();
+    assert!(mark.ends_with("Z @every 1s"), "{mark}");
+
+    // What this schedule would have fired while there was another one was not missed.
+    process.set_mark(format!("{} 0 0 * * * UTC", ago(3600))).await;
+    let source = process.run(planned(&clock("@every 1s", Some("12h"), "a"))).await;
+    process.ticks(Utc::now()).await;
+    source.stop(soon()).await;
+
+    // Nor was what fires while nothing is to be caught up.
+    let mut source = process.run(planned(&clock("@every 1s", None, "a"))).await;
+    process.ticks(Utc::now()).await;
+    assert_eq!(process.mark().await, None);
+    source.change(planned(&clock("@every 1s", Some("12h"), "a"))).await.unwrap();
+    let ticks = process.ticks(Utc::now()).await;
+    assert!(ticks.windows(2).all(|pair| pair[0] < pair[1]), "{ticks:?}");
     process.end(source).await;
 }
 

@@ -52,6 +52,65 @@ fn the_forms() {
 }
 
 #[test]
+fn a_star_beside_the_other_field_of_days_leaves_it_to_that() {
+    let from = "2026-11-23T10:20:30Z";
+    let mondays = ["2026-11-30T00:00:00Z", "2026-12-07T00:00:00Z"];
+    for days in ["*", "?", "*/1", "?/1", "/1", "*/01", "*,15", "*/1,15", "15,?"] {
+        assert_eq!(times(&format!("0 0 {days} * MON"), Tz::UTC, from, 2), mondays, "{days}");
+        let fifteenths = times(&format!("0 0 15 * {}", days.replace("15", "MON")), Tz::UTC, from, 2);
+        assert_eq!(fifteenths, ["2026-12-15T00:00:00Z", "2027-01-15T00:00:00Z"], "{days}");
+    }
+    for both in ["0 0 * * *", "0 0 */1 * */1", "0 0 ? * +*", "0 0 /1 * +*/1"] {
+        assert_eq!(times(both, Tz::UTC, from, 2), ["2026-11-24T00:00:00Z", "2026-11-25T00:00:00Z"], "{both}");
+    }
+    // With a larger step it leaves days out, and either field is enough.
+    let expected = ["2026-11-25T00:00:00Z", "2026-11-27T00:00:00Z", "2026-11-29T00:00:00Z", "2026-11-30T00:00:00Z"];
+    assert_eq!(times("0 0 */2 * MON", Tz::UTC, from, 4), expected);
+    // What is beside it in a list has to be right all the same.
+    for text in ["0 0 *,32 * MON", "0 0 15 * */1,8", "0 0 *,x * *", "0 0 */1/1 * MON"] {
+        assert!(Schedule::parse(text, Tz::UTC).unwrap_err().message.contains(" is no "), "{text}");
+    }
+}
+
+#[test]
+fn the_steps_of_a_weekday_end_with_saturday() {
+    let from = "2026-11-23T10:20:30Z";
+    for (weekday, expected) in [
+        ("1/2", ["2026-11-25", "2026-11-27", "2026-11-30"]),
+        ("MON/2", ["2026-11-25", "2026-11-27", "2026-11-30"]),
+        ("mon/2", ["2026-11-25", "2026-11-27", "2026-11-30"]),
+        ("3/4", ["2026-11-25", "2026-12-02", "2026-12-09"]),
+        ("6/1", ["2026-11-28", "2026-12-05", "2026-12-12"]),
+        ("TUE,FRI/2", ["2026-11-24", "2026-11-27", "2026-12-01"]),
+        ("0/3", ["2026-11-25", "2026-11-28", "2026-11-29"]),
+        ("SUN/6", ["2026-11-28", "2026-11-29", "2026-12-05"]),
+        ("*/3", ["2026-11-25", "2026-11-28", "2026-11-29"]),
+        ("1-5/2", ["2026-11-25", "2026-11-27", "2026-11-30"]),
+        ("7", ["2026-11-29", "2026-12-06", "2026-12-13"]),
+    ] {
+        let days = expected.map(|day| format!("{day}T00:00:00Z"));
+        assert_eq!(times(&format!("0 0 * * {weekday}"), Tz::UTC, from, 3), days, "{weekday}");
+    }
+    let expected = ["2026-12-02T00:00:00Z", "2026-12-04T00:00:00Z", "2026-12-07T00:00:00Z"];
+    assert_eq!(times("0 0 1-7 * +MON/2", Tz::UTC, from, 3), expected);
+    assert_eq!(Schedule::parse("0 0 * * MON/0", Tz::UTC).unwrap_err().message, "\"MON/0\" is no weekday");
+}
+
+#[test]
+fn a_question_mark_is_a_star_in_every_field() {
+    for (text, star) in [
+        ("? * * * * *", "* * * * * *"),
+        ("0 ? * * * *", "0 * * * * *"),
+        ("?/20 ? ? ? ? ?", "*/20 * * * * *"),
+        ("0 ? * * *", "0 * * * *"),
+        ("0 0 1 ? *", "0 0 1 * *"),
+        ("?/30 2 * * *", "*/30 2 * * *"),
+    ] {
+        assert_eq!(schedule(text, BERLIN), schedule(star, BERLIN), "{text}");
+    }
+}
+
+#[test]
 fn the_clock_of_a_zone() {
     assert_eq!(times("0 9 * * *", BERLIN, "2026-11-23T10:00:00Z", 1), ["2026-11-24T08:00:00Z"]);
     assert_eq!(times("0 9 * * *", Tz::Asia__Tokyo, "2026-11-23T10:00:00Z", 1), ["2026-11-24T00:00:00Z"]);

@@ -34,6 +34,9 @@ fn the_group_is_ours_before_keda_s() {
     let (plan, problems) = planned(&both);
     assert_eq!(plan.unwrap().group(), "own");
     assert!(problems[0].contains("scaleOption.consumerGroup: ignored: `consumerGroup` is \"own\""), "{problems:?}");
+    let empty = KafkaScaleOption { consumer_group: Some(String::new()), ..KafkaScaleOption::default() };
+    let (plan, _) = planned(&KafkaSource { scale_option: Some(empty), ..spec() });
+    assert_eq!(plan.unwrap().group(), "ns.orders.created");
     let (plan, problems) = planned(&KafkaSource { consumer_group: Some(" ".into()), ..spec() });
     assert_eq!(plan, None);
     assert!(problems[0].starts_with("Error spec.kafka.created.consumerGroup: "), "{problems:?}");
@@ -131,6 +134,14 @@ fn bad_addresses_and_topics_are_refused() {
         let (plan, problems) = planned(&KafkaSource { brokers: bad.into(), ..spec() });
         assert!(plan.is_none() && problems[0].starts_with("Error spec.kafka.created.brokers: "), "{bad} {problems:?}");
     }
+    let (plan, problems) = planned(&KafkaSource { brokers: "k1:9092,u:s3c,ret@k2:9092".into(), ..spec() });
+    assert_eq!(plan, None);
+    let expected = "Error spec.kafka.created.brokers: a user or a password is no part of an address; write host:port alone, \
+                    and the log-in as `sasl: {username, passwordFrom}`";
+    assert_eq!(problems, [expected]);
+    let (plan, problems) = planned(&KafkaSource { content_type: Some("application/json\n".into()), ..spec() });
+    assert_eq!(plan, None);
+    assert!(problems[0].starts_with("Error spec.kafka.created.contentType: "), "{problems:?}");
     for good in ["k", "k.ns.svc:9092", "[::1]:9092", "10.0.0.1:1"] {
         assert!(planned(&KafkaSource { brokers: good.into(), ..spec() }).0.is_some(), "{good}");
     }

@@ -81,6 +81,7 @@ fn what_is_wrong_is_said_where_it_is() {
         (json!({ "topic": "a+/b" }), "topic: \"a+/b\" is no topic"),
         (json!({ "topic": "$share/g" }), "topic: \"$share/g\" is no shared subscription"),
         (json!({ "topic": "$share/g/a#" }), "topic: \"$share/g/a#\" is no topic"),
+        (json!({ "contentType": "json" }), "contentType: \"json\" is no media type; write it as application/json"),
         (json!({ "qos": 3 }), "qos: 3 is no quality of service; write 0, 1 or 2"),
         (json!({ "consumerID": "a\u{0}" }), "consumerID: no client id"),
         (json!({ "passwordFrom": { "env": "NO" } }), "passwordFrom: there is no such secret"),

@@ -45,6 +45,7 @@ fn what_is_wrong_is_said_where_it_is() {
         (json!({ "stream": "s", "consumer": "a b" }), "consumer: \"a b\" is no name of a consumer"),
         (json!({ "stream": "s", "subject": "a." }), "subject: \"a.\" is no subject"),
         (json!({ "subject": "a", "url": "http://h" }), "url: "),
+        (json!({ "subject": "a", "contentType": "json" }), "contentType: \"json\" is no media type"),
         (
             json!({ "subject": "a", "auth": { "tokenFrom": { "env": "NO" } } }),
             "auth.tokenFrom: there is no such secret",

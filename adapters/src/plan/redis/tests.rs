@@ -57,6 +57,20 @@ fn the_first_wait_is_no_longer_than_the_longest() {
 }
 
 #[test]
+fn openfunctions_own_intervals_are_taken_as_near_as_can_be() {
+    let (plan, _) =
+        planned(json!({ "redisMinRetryInterval": "8ms", "redisMaxRetryInterval": "512ms", "readTimeout": "-1" }));
+    let plan = plan.unwrap();
+    assert_eq!((plan.retry_first, plan.retry_longest), (Duration::from_millis(100), Duration::from_millis(512)));
+    assert_eq!(plan.server.response_timeout, RESPONSE_TIMEOUT);
+    let (plan, _) = planned(json!({ "redisType": "cluster", "redisDB": 1 }));
+    assert_eq!(plan.unwrap().server.db, 0);
+    let (plan, _) = planned(json!({ "list": "jobs", "processingTimeout": "0" }));
+    let dead_after = PROCESSING_TIMEOUT;
+    assert_eq!(plan.unwrap().read, Read::List { key: "jobs".into(), dead_after });
+}
+
+#[test]
 fn zero_switches_claiming_off() {
     for field in ["processingTimeout", "redeliverInterval"] {
         let plan = sound(json!({ field: "0" }));
@@ -81,9 +95,15 @@ fn what_is_wrong_is_said_where_it_is() {
         (json!({ "redisHost": " , " }), "redisHost: no server is named"),
         (json!({ "redisHost": "a:1,b:2" }), "redisHost: several addresses for one server; set `failover: true`"),
         (json!({ "redisHost": "h:99999" }), "redisHost: \"h:99999\" is no address"),
+        (
+            json!({ "redisHost": "redis://:s3c,ret@cache:6379" }),
+            "redisHost: a user or a password is no part of an address; write host:port alone, the user as redisUsername \
+             and the password as redisPasswordFrom",
+        ),
+        (json!({ "contentType": "application/json\n" }), "contentType: \"application/json\\n\" is no media type"),
+        (json!({ "redisMinRetryInterval": "often" }), "redisMinRetryInterval: \"often\" is no duration"),
         (json!({ "failover": true }), "sentinelMasterName: `failover` needs the master's name"),
         (json!({ "redisType": "ring" }), "redisType: \"ring\" is no kind of Redis; write `node` or `cluster`"),
-        (json!({ "redisType": "cluster", "redisDB": 1 }), "redisDB: a cluster has only database 0"),
         (json!({ "redisDB": -1 }), "redisDB: -1 is no database"),
         (json!({ "redisUsername": "u" }), "redisUsername: a user needs a password"),
         (json!({ "redisPasswordFrom": { "env": "NO" } }), "redisPasswordFrom: there is no such secret"),
@@ -118,6 +138,16 @@ fn what_has_no_effect_is_named() {
         (json!({ "idleTimeout": "5m" }), "idleTimeout: not acted on: a source has two connections and no pool"),
         (json!({ "writeTimeout": "3s" }), "writeTimeout: not acted on: readTimeout limits the whole exchange"),
         (json!({ "redisMaxRetries": 3 }), "redisMaxRetries: not acted on: evoke tries for ever"),
+        (json!({ "redisType": "cluster", "redisDB": 1 }), "redisDB: 1 is ignored: a cluster has only database 0"),
+        (
+            json!({ "list": "l", "processingTimeout": "0" }),
+            "processingTimeout: a list cannot do without it: 60s is taken; write a time",
+        ),
+        (json!({ "redisMinRetryInterval": "10ms" }), "redisMinRetryInterval: 10ms is too short: 100ms is taken"),
+        (json!({ "redisMinRetryInterval": "-1" }), "redisMinRetryInterval: -1 cannot be had here: 200ms is taken"),
+        (json!({ "redisMaxRetryInterval": "-1" }), "redisMaxRetryInterval: -1 cannot be had here: 30s is taken"),
+        (json!({ "readTimeout": "-1" }), "readTimeout: -1 cannot be had here: 5s is taken; write a time"),
+        (json!({ "readTimeout": "0" }), "readTimeout: evoke does not wait for ever: 5s is taken; write a time"),
         (json!({ "sentinelMasterName": "m" }), "sentinelMasterName: ignored, since `failover` is not true"),
         (json!({ "channel": "c", "startAt": "earliest" }), "startAt: `startAt` has no effect on a channel"),
         (json!({ "list": "l", "consumerGroup": "g" }), "consumerGroup: `consumerGroup` has no effect on a list"),

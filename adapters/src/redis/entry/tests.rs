@@ -91,6 +91,33 @@ fn what_cannot_be_an_event_says_why_and_keeps_its_bytes() {
         (fields(&[("ce-specversion", "0.3"), ("data", "x")]), "specversion \"0.3\" is not supported: 1.0 is"),
         (fields(&[("ce-id", ""), ("data", "x")]), "attribute \"id\" is missing or empty"),
         (fields(&[("ce-my_ext", "1"), ("data", "x")]), "\"my_ext\" is no attribute name"),
+        (
+            fields(&[("ce-time", "yesterday"), ("data", "x")]),
+            "attribute \"time\" is \"yesterday\", which is no timestamp",
+        ),
+        (
+            fields(&[
+                ("evokeformat", "1"),
+                ("ce-id", "1"),
+                ("ce-source", "s"),
+                ("ce-type", "t"),
+                ("ce-time", ""),
+                ("data", "x"),
+            ]),
+            "attribute \"time\" is \"\"",
+        ),
+        (
+            fields(&[
+                ("evokeformat", "1"),
+                ("ce-id", "1"),
+                ("ce-source", "s"),
+                ("ce-type", "t"),
+                ("ce-a", "1"),
+                ("ce-a", "2"),
+                ("data", "x"),
+            ]),
+            "attribute \"a\" is given twice",
+        ),
         (vec![(b"ce-a".to_vec(), vec![255]), (b"data".to_vec(), b"x".to_vec())], "field \"ce-a\" is no UTF-8 text"),
     ] {
         let malformed = malformed(mapper(None).entry(ID, entry));
