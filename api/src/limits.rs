@@ -1,4 +1,4 @@
-//! Every limit that is not a field of a manifest, in one place.
+//! Limits that are no field of a manifest and that users meet, or several crates share. Others stand where they are kept to.
 
 use std::time::Duration;
 

@@ -36,6 +36,11 @@ pub struct SubscriptionId {
     pub subscriber: Arc<str>,
 }
 
+impl SubscriptionId {
+    /// What the subscription of an EventSource's own sink is called.
+    pub const SINK: &'static str = "sink";
+}
+
 impl fmt::Display for SubscriptionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.owner, self.subscriber)

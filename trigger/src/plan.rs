@@ -15,6 +15,7 @@ use crate::selector::ConditionSelector;
 use crate::shared::Readings;
 
 mod inputs;
+mod never;
 mod subscribers;
 
 /// A Trigger, validated. Two are equal when they do the same.
@@ -69,10 +70,10 @@ impl SubscriberPlan {
 
 /// Plans a Trigger. Everything that is wrong is found in one go.
 pub fn plan(name: &ObjectName, spec: &TriggerSpec, catalog: &Catalog) -> Planned<TriggerPlan> {
-    let mut problems = Vec::new();
+    let (mut problems, mut not_here) = (Vec::new(), Vec::new());
     let bus = plan_bus(name, spec, catalog, &mut problems);
     let inputs = inputs::plan(name, spec, bus.as_ref(), catalog, &mut problems);
-    let subscribers = subscribers::plan(name, spec, &inputs, catalog, &mut problems);
+    let subscribers = subscribers::plan(name, spec, &inputs, catalog, &mut problems, &mut not_here);
     if spec.log_level.is_some() {
         let warning = Problem::warning(FieldPath::spec().key("logLevel"), "`logLevel` has no effect");
         problems.push(warning.hint("use -v and --log-format of `evoke run`"));
@@ -84,7 +85,7 @@ pub fn plan(name: &ObjectName, spec: &TriggerSpec, catalog: &Catalog) -> Planned
         inputs,
         subscribers,
     });
-    Planned::new(plan, problems)
+    Planned::new(plan, problems).not_here(not_here)
 }
 
 fn plan_bus(name: &ObjectName, spec: &TriggerSpec, catalog: &Catalog, problems: &mut Vec<Problem>) -> Option<BusName> {

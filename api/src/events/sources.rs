@@ -32,7 +32,7 @@ pub struct KafkaSource {
     /// The SASL password, from elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sasl_password_from: Option<ValueFrom>,
-    /// The largest record fetched, in bytes.
+    /// OpenFunction's, for what Dapr published; has no effect: events are limited by `maxEventBytes` of the bus.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_message_bytes: Option<i64>,
     /// KEDA's scaling on the group's lag.
@@ -41,7 +41,7 @@ pub struct KafkaSource {
     /// The consumer group; by default `scaleOption.consumerGroup`, else `{namespace}.{eventSource}.{event}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consumer_group: Option<String>,
-    /// Where a partition starts that the group never committed; `latest` by default.
+    /// Where a group starts that is new; `latest` by default. A partition that is added later is read from its beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_at: Option<StartAt>,
     /// SASL with a choice of mechanism.
@@ -125,57 +125,78 @@ pub type CatchUp = String;
 /// `redis.{event}`: the entries of a stream, the messages of a channel, or the items of a list.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(missing_docs, reason = "OpenFunction passes most of these to Dapr, whose names they are")]
 pub struct RedisSource {
     /// `host:port`; with `failover`, the Sentinels' addresses, separated by commas.
     pub redis_host: String,
+    /// The password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_password: Option<Secret>,
+    /// The password, from elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_password_from: Option<ValueFrom>,
     /// The ACL user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_username: Option<Secret>,
+    /// The ACL user, from elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_username_from: Option<ValueFrom>,
+    /// TLS, as an empty `tls` is.
     #[serde(rename = "enableTLS", skip_serializing_if = "Option::is_none")]
     pub enable_tls: Option<bool>,
     /// Finds the master through Sentinel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failover: Option<bool>,
+    /// The name that the Sentinels watch the master under; with `failover`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sentinel_master_name: Option<String>,
+    /// How often a stream is searched for entries that a consumer does not finish; 30 s by default, 0 for never. Like every
+    /// duration here it is in milliseconds where it has no unit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redeliver_interval: Option<String>,
+    /// How long a consumer of a stream or list may be silent before others take what it holds; 60 s by default, 0 for ever (a
+    /// stream).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processing_timeout: Option<String>,
     /// `node` or `cluster`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_type: Option<String>,
+    /// The database; 0 by default.
     #[serde(rename = "redisDB", skip_serializing_if = "Option::is_none")]
     pub redis_db: Option<i64>,
+    /// Dapr's; has no effect, since evoke tries for ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_max_retries: Option<i64>,
+    /// The first wait before another connection; 200 ms by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_min_retry_interval: Option<String>,
+    /// The longest wait before another connection; 30 s by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redis_max_retry_interval: Option<String>,
+    /// How long a connection may take to come about; 5 s by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dial_timeout: Option<String>,
+    /// How long an answer may take; 5 s by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_timeout: Option<String>,
+    /// Dapr's; has no effect, since `readTimeout` limits the whole exchange.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_timeout: Option<String>,
+    /// Dapr's; has no effect, since a source has no pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_size: Option<i64>,
+    /// Dapr's; has no effect, since a source has no pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_timeout: Option<String>,
+    /// Dapr's; has no effect, since a source has no pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_conn_age: Option<String>,
+    /// Dapr's; has no effect, since a source has no pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_idle_conns: Option<i64>,
+    /// Dapr's; has no effect, since a source has no pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_check_frequency: Option<String>,
+    /// Dapr's; has no effect, since a source has no pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<String>,
     /// A stream; by default one of the event's name, when neither `channel` nor `list` is set.
@@ -187,15 +208,16 @@ pub struct RedisSource {
     /// Where a new consumer group starts; `latest` by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_at: Option<StartAt>,
-    /// A pub/sub channel, or a pattern with `*`; at most once by nature.
+    /// A pub/sub channel, or a pattern with `*`, `?` or `[...]`; at most once by nature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
     /// A list, taken from the left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub list: Option<String>,
-    /// SASL-style user and password, as on every source.
+    /// SASL-style user and password, as Kafka and MQTT sources have them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sasl: Option<Sasl>,
+    /// TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
     /// The content type of data that carries none.
@@ -256,7 +278,7 @@ pub struct MqttSource {
     /// The password, from elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_from: Option<ValueFrom>,
-    /// SASL-style user and password, as on every source.
+    /// SASL-style user and password, as Kafka and Redis sources have them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sasl: Option<Sasl>,
     /// TLS.
@@ -346,18 +368,23 @@ pub struct WebhookSource {
 /// `webhook.{event}.auth`: a bearer token, or a user and a password.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[allow(missing_docs, reason = "the names say it")]
 pub struct WebhookAuth {
+    /// The token that requests must bring, as `Authorization: Bearer`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bearer_token: Option<Secret>,
+    /// The token, from elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bearer_token_from: Option<ValueFrom>,
+    /// The user of basic authentication, without a colon; with a password.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<Secret>,
+    /// The user, from elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username_from: Option<ValueFrom>,
+    /// The password of basic authentication; with a user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<Secret>,
+    /// The password, from elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_from: Option<ValueFrom>,
 }

@@ -1,6 +1,7 @@
 //! `core.openfunction.io/v1beta1` Function, the version before. It is read, and converted to `v1beta2` at once.
 
 mod convert;
+mod moved;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{BuildStrategy, ComponentSpec, LocalReference, Route, SourceRepo};
 use crate::functions::{RestartPolicy, WorkloadType};
 use crate::keda::{Advanced, AuthenticationRef, ScalingStrategy};
+
+pub(crate) use moved::written;
 
 /// The API group and version of this module's kind.
 pub const API_VERSION: &str = "core.openfunction.io/v1beta1";

@@ -175,9 +175,13 @@ fn draft(file: &Arc<str>, tree: Node, drafts: &mut Vec<Draft>, diagnostics: &mut
 /// The namespace and name that an object gives itself, if it has a name.
 fn name(kind: Kind, tree: &Node) -> Option<ObjectName> {
     let metadata = &tree.get("metadata")?.value;
-    let text = |name| metadata.get(name).and_then(|field| field.value.as_str());
-    let namespace = if kind.is_namespaced() { text("namespace").unwrap_or("default") } else { "" };
-    Some(ObjectName::new(namespace, text("name")?))
+    let namespace = if kind.is_namespaced() { namespace(metadata).unwrap_or("default") } else { "" };
+    Some(ObjectName::new(namespace, metadata.get("name")?.value.as_str()?))
+}
+
+/// The namespace in an object's metadata. An empty one is not set, as for Kubernetes.
+fn namespace(metadata: &Node) -> Option<&str> {
+    metadata.get("namespace")?.value.as_str().filter(|namespace| !namespace.is_empty())
 }
 
 impl Draft {
@@ -233,7 +237,7 @@ fn check_name(kind: Kind, tree: &Node, problems: &mut Vec<Problem>) {
                 .push(Problem::error(metadata.key("name"), "this field is required").hint("give the object a name"));
         }
     }
-    match fields.value.get("namespace").and_then(|field| field.value.as_str()) {
+    match namespace(&fields.value) {
         Some(_) if !kind.is_namespaced() => problems.push(
             Problem::warning(metadata.key("namespace"), format!("a {kind} has no namespace, and this one is ignored"))
                 .hint("take it away"),

@@ -46,13 +46,34 @@ pub enum ObjectValue {
 impl Object {
     /// Where the value at `path` is, or its nearest ancestor that is there.
     pub fn locate(&self, path: &FieldPath) -> Place {
-        self.tree.locate(path)
+        self.tree.locate(&self.written(path))
     }
 
-    /// Puts a problem of this object, such as one that planning found, at its place.
-    pub fn diagnose(&self, problem: Problem) -> Diagnostic {
-        let place = self.locate(&problem.path);
+    /// Puts a problem of this object, such as one that planning found, at its place, under the path that the manifest has there.
+    pub fn diagnose(&self, mut problem: Problem) -> Diagnostic {
+        problem.path = self.written(&problem.path);
+        let place = self.tree.locate(&problem.path);
         Diagnostic::new(self.file.clone(), place, Some(self.to_string().into()), problem)
+    }
+
+    /// The path under which the manifest has what the value has at `path`: a Function of the version before is converted.
+    fn written(&self, path: &FieldPath) -> FieldPath {
+        let version = self.tree.get("apiVersion").and_then(|field| field.value.as_str());
+        if self.kind == Kind::Function && version == Some(functions::v1beta1::API_VERSION) {
+            return functions::v1beta1::written(path, |place| self.has(place));
+        }
+        path.clone()
+    }
+
+    /// Whether the manifest has a value at a path of keys.
+    fn has(&self, path: &FieldPath) -> bool {
+        let mut node = &*self.tree;
+        for step in path.steps() {
+            let Step::Key(key) = step else { return false };
+            let Some(field) = node.get(key) else { return false };
+            node = &field.value;
+        }
+        true
     }
 }
 

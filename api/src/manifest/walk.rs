@@ -84,6 +84,8 @@ impl<'a> Walk<'a> {
             match (properties.get(key), additional) {
                 // What is null is absent, as for Kubernetes.
                 (Some(_), _) if field.value.is_null() => {}
+                (Some(chosen), _)
+                    if self.is_no_choice(&field.value, chosen) && !required(schema).any(|name| name == key) => {}
                 (Some(schema), _) => {
                     let value = self.value(&field.value, field.place(), schema);
                     out.extend(value.map(|value| (key.clone(), value)));
@@ -150,12 +152,17 @@ impl<'a> Walk<'a> {
             }
             (Wanted::String | Wanted::Quantity, Scalar::String { text, .. }) => {
                 self.warn_of_old_bool(scalar, place);
-                if schema.get("format").and_then(Value::as_str) == Some("byte") && STANDARD.decode(text).is_err() {
+                if schema.get("format").and_then(Value::as_str) != Some("byte") {
+                    return Ok(Value::String(text.clone()));
+                }
+                // Kubernetes passes over the line breaks of a text that is wrapped.
+                let encoded = text.replace(['\r', '\n'], "");
+                if STANDARD.decode(&encoded).is_err() {
                     let hint = "encode the value, or give it as text under `stringData`".to_owned();
                     self.error(place, "this is not base64", Some(hint));
                     return Err(Refused::Value);
                 }
-                Ok(Value::String(text.clone()))
+                Ok(Value::String(encoded))
             }
             (Wanted::IntOrString, Scalar::String { text, .. }) => Ok(Value::String(text.clone())),
             (Wanted::IntOrString | Wanted::Number, Scalar::Number(number, _)) => Ok(Value::Number(number.clone())),
@@ -204,6 +211,15 @@ impl<'a> Walk<'a> {
             }
         }
         None
+    }
+
+    /// True for an empty text where the values are few: so Go writes a choice that is not made, and reads one.
+    fn is_no_choice(&self, node: &Node, schema: &Value) -> bool {
+        if node.as_str() != Some("") {
+            return false;
+        }
+        let choices = choices(schema, self.schemas);
+        !choices.is_empty() && !choices.iter().any(|choice| choice.as_str() == Some(""))
     }
 
     /// The least that meets a schema.

@@ -115,7 +115,7 @@ fn plan_time(
 }
 
 /// Plans `deadLetterSink` and `deadLetterTopic` of the object at `path`; the bus's own store where neither is set. `None` goes with
-/// an error among `problems`.
+/// an error among `problems`. What is right but has no address yet is among `not_here`.
 pub fn plan_dead_letter(
     sink: Option<&SinkSpec>,
     topic: Option<&str>,
@@ -123,18 +123,22 @@ pub fn plan_dead_letter(
     catalog: &Catalog,
     path: &FieldPath,
     problems: &mut Vec<Problem>,
+    not_here: &mut Vec<Problem>,
 ) -> Option<DeadLetterPlan> {
     let topic_path = path.key("deadLetterTopic");
+    // To OpenFunction, an empty text is one that is not set.
+    let topic = topic.filter(|topic| !topic.is_empty());
     match (sink, topic) {
         (Some(sink), topic) => {
             if topic.is_some() {
                 let message = "`deadLetterTopic` has no effect beside `deadLetterSink`: if that fails, the bus's own store is next";
                 problems.push(Problem::warning(topic_path, message));
             }
-            plan_sink(sink, namespace, catalog, &path.key("deadLetterSink"), problems).map(DeadLetterPlan::Sink)
+            let path = path.key("deadLetterSink");
+            plan_sink(sink, namespace, catalog, &path, problems, not_here).map(DeadLetterPlan::Sink)
         }
         (None, Some(topic)) => {
-            if topic.is_empty() || topic.len() > 200 || topic.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            if topic.len() > 200 || topic.chars().any(|c| c.is_whitespace() || c.is_control()) {
                 let error = Problem::error(topic_path, format!("{topic:?} is no name for a topic"));
                 problems.push(error.hint("letters, digits, -, _ and dots, at most 200"));
                 return None;

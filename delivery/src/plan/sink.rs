@@ -11,17 +11,23 @@ use super::SinkPlan;
 /// The host under which OpenFunction used to serve all functions, by path.
 const OPENFUNCTION_HOST: &str = "openfunction.io.svc.cluster.local";
 const CLUSTER_SUFFIX: &str = ".svc.cluster.local";
+/// The same, for a host that the search list of a pod completes.
+const SHORT_SUFFIX: &str = ".svc";
+/// Beside 80, where OpenFunction has a function's Service listen.
+const FUNCTION_PORT: u16 = 8080;
 const FUNCTION_GROUP: &str = "core.openfunction.io";
 const KNATIVE_GROUP: &str = "serving.knative.dev";
 
 /// Plans a sink at `path` of an object in `namespace`. `uri` wins over `ref`; a URL under which a Function of the catalog is
-/// reached in a cluster means that Function. `None` goes with an error among `problems`.
+/// reached in a cluster means that Function. `None` goes with an error among `problems`. What is right but has no address yet is among
+/// `not_here`.
 pub fn plan_sink(
     spec: &SinkSpec,
     namespace: &str,
     catalog: &Catalog,
     path: &FieldPath,
     problems: &mut Vec<Problem>,
+    not_here: &mut Vec<Problem>,
 ) -> Option<SinkPlan> {
     let planned = match (&spec.uri, &spec.reference) {
         (Some(uri), reference) => {
@@ -30,7 +36,7 @@ pub fn plan_sink(
             }
             from_uri(uri, catalog, &path.key("uri"), problems)
         }
-        (None, Some(reference)) => from_reference(reference, namespace, catalog, &path.key("ref"), problems),
+        (None, Some(reference)) => from_reference(reference, namespace, catalog, &path.key("ref"), problems, not_here),
         (None, None) => Err(Problem::error(path.clone(), "the sink points nowhere").hint("give it a `uri` or a `ref`")),
     };
     planned.map_err(|problem| problems.push(problem)).ok()
@@ -48,15 +54,14 @@ fn from_uri(uri: &str, catalog: &Catalog, path: &FieldPath, problems: &mut Vec<P
     if url.as_str().parse::<http::Uri>().is_err() {
         return Err(error("this URL cannot be posted to".into(), "write it as `http://host/path`"));
     }
-    let Some(host) = url.host_str().filter(|_| url.scheme() == "http" && url.port().is_none()) else {
-        return Ok(SinkPlan::Http(url));
-    };
-    if host == OPENFUNCTION_HOST {
+    let host = url.host_str().filter(|_| url.scheme() == "http");
+    if let (Some(OPENFUNCTION_HOST), None) = (host, url.port()) {
         let rest = url.path().trim_start_matches('/');
         let (namespace, rest) = rest.split_once('/').unwrap_or((rest, ""));
         let (function, rest) = rest.split_once('/').unwrap_or((rest, ""));
         if namespace.is_empty() || function.is_empty() {
-            let message = format!("{host} serves functions under /NAMESPACE/FUNCTION, and this path names none");
+            let message =
+                format!("{OPENFUNCTION_HOST} serves functions under /NAMESPACE/FUNCTION, and this path names none");
             return Err(error(message, "use `ref: {kind: Function, name: ...}`"));
         }
         let name = ObjectName::new(namespace, function);
@@ -65,23 +70,51 @@ fn from_uri(uri: &str, catalog: &Catalog, path: &FieldPath, problems: &mut Vec<P
         }
         return Ok(SinkPlan::Function { name, path: with_query(&format!("/{rest}"), &url) });
     }
-    if let Some((function, namespace)) = host.strip_suffix(CLUSTER_SUFFIX).and_then(|name| name.split_once('.')) {
-        let name = ObjectName::new(namespace, function);
-        if catalog.functions.contains_key(&name) {
-            return Ok(SinkPlan::Function { name, path: with_query(url.path(), &url) });
-        }
-        let is_known = catalog.services.contains_key(&name) || catalog.knative_services.contains_key(&name);
-        if !is_known && !catalog.partial {
-            let message = format!("no Function or Service {name} is declared");
-            let problem = Problem::warning(path.clone(), message);
+    if let (Some(host), None | Some(FUNCTION_PORT)) = (host, url.port())
+        && let Some(name) = in_namespace(without_suffix(host).unwrap_or(host))
+        && catalog.functions.contains_key(&name)
+    {
+        return Ok(SinkPlan::Function { name, path: with_query(url.path(), &url) });
+    }
+    warn_of_cluster_host(&url, catalog, path, problems);
+    Ok(SinkPlan::Http(url))
+}
+
+/// A host less what says that it is one of a cluster.
+fn without_suffix(host: &str) -> Option<&str> {
+    host.strip_suffix(CLUSTER_SUFFIX).or_else(|| host.strip_suffix(SHORT_SUFFIX))
+}
+
+/// The object that `{name}.{namespace}` means.
+fn in_namespace(host: &str) -> Option<ObjectName> {
+    let (name, namespace) = host.split_once('.')?;
+    (!namespace.contains('.')).then(|| ObjectName::new(namespace, name))
+}
+
+/// A host of a cluster is none elsewhere.
+fn warn_of_cluster_host(url: &Url, catalog: &Catalog, path: &FieldPath, problems: &mut Vec<Problem>) {
+    let Some(host) = url.host_str().filter(|_| !catalog.partial) else { return };
+    let Some(name) = without_suffix(host) else { return };
+    let is_declared = |name: &ObjectName| {
+        catalog.functions.contains_key(name)
+            || catalog.services.contains_key(name)
+            || catalog.knative_services.contains_key(name)
+    };
+    let problem = match in_namespace(name).filter(|name| !is_declared(name)) {
+        Some(name) => {
             let known = catalog.functions.keys().chain(catalog.services.keys());
-            problems.push(match nearest(&name, known) {
+            let problem = Problem::warning(path.clone(), format!("no Function or Service {name} is declared"));
+            match nearest(&name, known) {
                 Some(near) => problem.hint(format!("did you mean {near}")),
                 None => problem.hint("outside of a cluster this host does not exist"),
-            });
+            }
         }
-    }
-    Ok(SinkPlan::Http(url))
+        None => {
+            let message = format!("only the DNS of a cluster knows the host {host}");
+            Problem::warning(path.clone(), message).hint("elsewhere, --set its `uri` to one that is reached there")
+        }
+    };
+    problems.push(problem);
 }
 
 fn with_query(path: &str, url: &Url) -> String {
@@ -97,8 +130,11 @@ fn from_reference(
     catalog: &Catalog,
     path: &FieldPath,
     problems: &mut Vec<Problem>,
+    not_here: &mut Vec<Problem>,
 ) -> Result<SinkPlan, Problem> {
-    let name = ObjectName::new(reference.namespace.as_deref().unwrap_or(namespace), reference.name.as_str());
+    // To OpenFunction, an empty namespace is one that is not set.
+    let elsewhere = reference.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+    let name = ObjectName::new(elsewhere.unwrap_or(namespace), reference.name.as_str());
     let version = reference.api_version.as_deref();
     let group = version.map(|version| version.split_once('/').map_or("", |(group, _)| group));
     let named = path.key("name");
@@ -109,11 +145,15 @@ fn from_reference(
             }
             Ok(SinkPlan::Function { name, path: "/".into() })
         }
-        ("Service", Some(KNATIVE_GROUP)) => knative(&name, catalog, &named, problems),
+        ("Service", Some(KNATIVE_GROUP)) => knative(&name, catalog, &named, problems, not_here),
         ("Service", None) if catalog.knative_services.contains_key(&name) && !catalog.services.contains_key(&name) => {
-            knative(&name, catalog, &named, problems)
+            knative(&name, catalog, &named, problems, not_here)
         }
         ("Service", None | Some("")) if version.is_none_or(|version| version == "v1") => {
+            // In a cluster, every Function has a Service of its name.
+            if catalog.functions.contains_key(&name) && !catalog.services.contains_key(&name) {
+                return Ok(SinkPlan::Function { name, path: "/".into() });
+            }
             service(&name, catalog, &named, problems)
         }
         ("Function" | "Service", _) => {
@@ -150,8 +190,9 @@ fn service(
         Some(first) if ports.iter().all(|port| port.port != 80) => format!(":{}", first.port),
         _ => String::new(),
     };
-    let ObjectName { namespace, name } = name;
-    address(&format!("http://{name}.{namespace}{CLUSTER_SUFFIX}{port}"), path)
+    let url = address(&format!("{}{port}", in_cluster(name)), path)?;
+    warn_of_cluster_host(&url, catalog, path, problems);
+    Ok(SinkPlan::Http(url))
 }
 
 fn knative(
@@ -159,25 +200,37 @@ fn knative(
     catalog: &Catalog,
     path: &FieldPath,
     problems: &mut Vec<Problem>,
+    not_here: &mut Vec<Problem>,
 ) -> Result<SinkPlan, Problem> {
     let Some(service) = catalog.knative_services.get(name) else {
         missing("Knative Service", name, catalog.knative_services.keys(), catalog, path, problems)?;
-        let ObjectName { namespace, name } = name;
-        return address(&format!("http://{name}.{namespace}{CLUSTER_SUFFIX}"), path);
+        return address(&in_cluster(name), path).map(SinkPlan::Http);
     };
     match &service.url {
-        Some(url) => address(url, path),
+        Some(url) => {
+            let url = address(url, path)?;
+            warn_of_cluster_host(&url, catalog, path, problems);
+            Ok(SinkPlan::Http(url))
+        }
         None => {
             let message = format!("the Knative Service {name} has no `status.url` yet");
-            Err(Problem::error(path.clone(), message).hint("wait until it is ready, or use `uri`"))
+            let hint = "wait until it is ready, or use `uri`";
+            match catalog.partial {
+                true => problems.push(Problem::warning(path.clone(), message).hint(hint)),
+                false => not_here.push(Problem::error(path.clone(), message).hint(hint)),
+            }
+            address(&in_cluster(name), path).map(SinkPlan::Http)
         }
     }
 }
 
-fn address(url: &str, path: &FieldPath) -> Result<SinkPlan, Problem> {
-    Url::parse(url)
-        .map(SinkPlan::Http)
-        .map_err(|wrong| Problem::error(path.clone(), format!("{url:?} is no URL: {wrong}")))
+/// Where a Service is reached inside its cluster.
+fn in_cluster(ObjectName { namespace, name }: &ObjectName) -> String {
+    format!("http://{name}.{namespace}{CLUSTER_SUFFIX}")
+}
+
+fn address(url: &str, path: &FieldPath) -> Result<Url, Problem> {
+    Url::parse(url).map_err(|wrong| Problem::error(path.clone(), format!("{url:?} is no URL: {wrong}")))
 }
 
 /// A reference to nothing: an error, or a warning where the rest is elsewhere.

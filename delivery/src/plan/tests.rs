@@ -18,15 +18,19 @@ fn catalog() -> Catalog {
     catalog.services.insert(ObjectName::new("shop", "odd"), ports);
     let url = Some("http://mail.shop.example.com".to_owned());
     catalog.knative_services.insert(ObjectName::new("shop", "mail"), KnativeService { url });
+    let url = Some("http://inside.shop.svc.cluster.local".to_owned());
+    catalog.knative_services.insert(ObjectName::new("shop", "inside"), KnativeService { url });
     catalog.knative_services.insert(ObjectName::new("shop", "starting"), KnativeService::default());
     catalog
 }
 
 fn plan(spec: &SinkSpec, catalog: &Catalog) -> (Option<SinkPlan>, Vec<String>) {
-    let mut problems = Vec::new();
-    let planned = plan_sink(spec, "shop", catalog, &FieldPath::spec().key("sink"), &mut problems);
+    let (mut problems, mut not_here) = (Vec::new(), Vec::new());
+    let path = FieldPath::spec().key("sink");
+    let planned = plan_sink(spec, "shop", catalog, &path, &mut problems, &mut not_here);
     assert_eq!(planned.is_none(), problems.iter().any(Problem::is_error), "{problems:?}");
-    (planned, problems.iter().map(|problem| format!("{:?} {problem}", problem.severity)).collect())
+    let found = problems.iter().map(|problem| format!("{:?} {problem}", problem.severity));
+    (planned, found.chain(not_here.iter().map(|problem| format!("NotHere {problem}"))).collect())
 }
 
 fn uri(uri: &str) -> SinkSpec {
@@ -47,6 +51,13 @@ fn function(name: &str, path: &str) -> Option<SinkPlan> {
     Some(SinkPlan::Function { name: ObjectName::new("shop", name), path: path.into() })
 }
 
+/// What is said at `field` of the sink where the host is one of a cluster.
+fn of_cluster(field: &str, host: &str) -> String {
+    format!(
+        "Warning spec.sink.{field}: only the DNS of a cluster knows the host {host}; elsewhere, --set its `uri` to one that is reached there"
+    )
+}
+
 #[test]
 fn urls_of_functions_mean_the_functions() {
     for (url, expected) in [
@@ -54,8 +65,16 @@ fn urls_of_functions_mean_the_functions() {
         ("http://openfunction.io.svc.cluster.local/shop/billing/v2/x?a=b", function("billing", "/v2/x?a=b")),
         ("http://billing.shop.svc.cluster.local", function("billing", "/")),
         ("http://billing.shop.svc.cluster.local/in?a=b", function("billing", "/in?a=b")),
-        ("http://audit.shop.svc.cluster.local/in", http("http://audit.shop.svc.cluster.local/in")),
-        ("http://billing.shop.svc.cluster.local:8080/", http("http://billing.shop.svc.cluster.local:8080/")),
+        ("http://billing.shop.svc.cluster.local:80/in", function("billing", "/in")),
+        ("http://billing.shop.svc.cluster.local:8080/in", function("billing", "/in")),
+        ("http://billing.shop.svc", function("billing", "/")),
+        ("http://billing.shop.svc:8080/in", function("billing", "/in")),
+        ("http://billing.shop/in?a=b", function("billing", "/in?a=b")),
+        ("http://billing.shop:8080", function("billing", "/")),
+        ("http://billing.shop:9090/", http("http://billing.shop:9090/")),
+        ("https://billing.shop/", http("https://billing.shop/")),
+        ("http://billing.bank/", http("http://billing.bank/")),
+        ("http://billing/", http("http://billing/")),
         ("https://user:secret@example.com/a?b=c", http("https://user:secret@example.com/a?b=c")),
     ] {
         assert_eq!(plan(&uri(url), &catalog()), (expected, vec![]), "{url}");
@@ -91,29 +110,72 @@ fn urls_that_cannot_be_posted_to_are_refused() {
 }
 
 #[test]
-fn a_host_of_the_cluster_that_nobody_declared_is_a_warning() {
-    let (planned, problems) = plan(&uri("http://biling.shop.svc.cluster.local"), &catalog());
-    assert_eq!(planned, http("http://biling.shop.svc.cluster.local"));
-    assert_eq!(
-        problems,
-        ["Warning spec.sink.uri: no Function or Service shop/biling is declared; did you mean shop/billing"]
-    );
+fn a_host_of_a_cluster_is_a_warning() {
     let partial = Catalog { partial: true, ..catalog() };
-    assert_eq!(plan(&uri("http://biling.shop.svc.cluster.local"), &partial).1, [""; 0]);
+    let undeclared =
+        |name: &str, hint: &str| format!("Warning spec.sink.uri: no Function or Service {name} is declared; {hint}");
+    for (url, expected) in [
+        ("http://biling.shop.svc.cluster.local", undeclared("shop/biling", "did you mean shop/billing")),
+        ("http://biling.shop.svc:8080/in", undeclared("shop/biling", "did you mean shop/billing")),
+        ("http://nowhere.shop.svc/", undeclared("shop/nowhere", "outside of a cluster this host does not exist")),
+        ("http://audit.shop.svc.cluster.local/in", of_cluster("uri", "audit.shop.svc.cluster.local")),
+        ("https://audit.shop.svc:8443/in", of_cluster("uri", "audit.shop.svc")),
+        ("http://billing.shop.svc:9090/in", of_cluster("uri", "billing.shop.svc")),
+        ("https://billing.shop.svc.cluster.local/", of_cluster("uri", "billing.shop.svc.cluster.local")),
+        ("http://pod.odd.shop.svc/", of_cluster("uri", "pod.odd.shop.svc")),
+    ] {
+        assert_eq!(plan(&uri(url), &catalog()), (http(url), vec![expected]), "{url}");
+        assert_eq!(plan(&uri(url), &partial), (http(url), vec![]), "{url}");
+    }
 }
 
 #[test]
 fn references_become_addresses() {
+    let elsewhere = |namespace: &str| {
+        let mut spec = reference(None, "Function", "billing");
+        spec.reference.as_mut().unwrap().namespace = Some(namespace.to_owned());
+        spec
+    };
     for (spec, expected) in [
         (reference(None, "Function", "billing"), function("billing", "/")),
         (reference(Some("core.openfunction.io/v1beta1"), "Function", "billing"), function("billing", "/")),
         (reference(Some("core.openfunction.io/v1beta2"), "Function", "billing"), function("billing", "/")),
-        (reference(None, "Service", "audit"), http("http://audit.shop.svc.cluster.local")),
-        (reference(Some("v1"), "Service", "odd"), http("http://odd.shop.svc.cluster.local:8080")),
+        (elsewhere("shop"), function("billing", "/")),
+        (elsewhere(""), function("billing", "/")),
+        // The Service that a function has in a cluster.
+        (reference(None, "Service", "billing"), function("billing", "/")),
+        (reference(Some("v1"), "Service", "billing"), function("billing", "/")),
         (reference(None, "Service", "mail"), http("http://mail.shop.example.com")),
         (reference(Some("serving.knative.dev/v1"), "Service", "mail"), http("http://mail.shop.example.com")),
     ] {
         assert_eq!(plan(&spec, &catalog()), (expected, vec![]), "{spec:?}");
+    }
+    let partial = Catalog { partial: true, ..catalog() };
+    for (spec, host, port) in [
+        (reference(None, "Service", "audit"), "audit.shop.svc.cluster.local", ""),
+        (reference(Some("v1"), "Service", "odd"), "odd.shop.svc.cluster.local", ":8080"),
+        (reference(Some("serving.knative.dev/v1"), "Service", "inside"), "inside.shop.svc.cluster.local", ""),
+    ] {
+        let expected = http(&format!("http://{host}{port}"));
+        assert_eq!(plan(&spec, &catalog()), (expected.clone(), vec![of_cluster("ref.name", host)]), "{spec:?}");
+        assert_eq!(plan(&spec, &partial), (expected, vec![]), "{spec:?}");
+    }
+    // One that is declared goes before the one that a function would have.
+    let mut both = catalog();
+    both.services.insert(ObjectName::new("shop", "billing"), Service::default());
+    let own = http("http://billing.shop.svc.cluster.local");
+    assert_eq!(plan(&reference(None, "Service", "billing"), &both).0, own);
+}
+
+#[test]
+fn a_knative_service_without_an_address_is_not_reached_here() {
+    let text = "spec.sink.ref.name: the Knative Service shop/starting has no `status.url` yet; wait until it is ready, or use `uri`";
+    let partial = Catalog { partial: true, ..catalog() };
+    let inside = http("http://starting.shop.svc.cluster.local");
+    for api_version in [None, Some("serving.knative.dev/v1")] {
+        let spec = reference(api_version, "Service", "starting");
+        assert_eq!(plan(&spec, &catalog()), (inside.clone(), vec![format!("NotHere {text}")]));
+        assert_eq!(plan(&spec, &partial), (inside.clone(), vec![format!("Warning {text}")]));
     }
 }
 
@@ -156,10 +218,6 @@ fn references_to_what_takes_no_events_are_refused() {
         (
             reference(Some("v1"), "Function", "x"),
             "Error spec.sink.ref.apiVersion: there is no Function in v1; use `core.openfunction.io/v1beta2`, or leave `apiVersion` out",
-        ),
-        (
-            reference(Some("serving.knative.dev/v1"), "Service", "starting"),
-            "Error spec.sink.ref.name: the Knative Service shop/starting has no `status.url` yet; wait until it is ready, or use `uri`",
         ),
         (SinkSpec::default(), "Error spec.sink: the sink points nowhere; give it a `uri` or a `ref`"),
     ] {
@@ -258,15 +316,17 @@ fn a_rate_limit_has_defaults_and_bounds() {
 #[test]
 fn dead_letters_go_to_the_sink_the_topic_or_the_store() {
     let plan = |sink: Option<&SinkSpec>, topic| {
-        let mut problems = Vec::new();
+        let (mut problems, mut not_here) = (Vec::new(), Vec::new());
         let path = FieldPath::spec().key("subscribers").index(0);
-        let planned = plan_dead_letter(sink, topic, "shop", &catalog(), &path, &mut problems);
+        let planned = plan_dead_letter(sink, topic, "shop", &catalog(), &path, &mut problems, &mut not_here);
+        assert_eq!(not_here, []);
         (planned, problems.iter().map(ToString::to_string).collect::<Vec<_>>())
     };
     let sink = uri("http://a.test/");
     let to_sink = DeadLetterPlan::Sink(http("http://a.test/").unwrap());
     assert_eq!(plan(None, None), (Some(DeadLetterPlan::Store), vec![]));
     assert_eq!(plan(Some(&sink), None), (Some(to_sink.clone()), vec![]));
+    assert_eq!(plan(Some(&sink), Some("")), (Some(to_sink.clone()), vec![]));
     assert_eq!(plan(None, Some("failed")), (Some(DeadLetterPlan::Topic(TopicName::named("shop", "failed"))), vec![]));
     let (planned, problems) = plan(Some(&sink), Some("failed"));
     assert_eq!(planned, Some(to_sink));
@@ -274,6 +334,7 @@ fn dead_letters_go_to_the_sink_the_topic_or_the_store() {
         problems[0].starts_with("spec.subscribers[0].deadLetterTopic: `deadLetterTopic` has no effect"),
         "{problems:?}"
     );
-    assert_eq!(plan(None, Some("")).0, None);
+    assert_eq!(plan(None, Some("")), (Some(DeadLetterPlan::Store), vec![]));
+    assert_eq!(plan(None, Some("a b")).0, None);
     assert_eq!(plan(Some(&uri("nowhere")), None).0, None);
 }

@@ -5,11 +5,14 @@ use std::time::{Duration, SystemTime};
 
 use evoke_eventbus::bus::{Batch, BusError, EventBus, From, Fut, Partition, Position, Reader, Record};
 use evoke_eventbus::event::Event;
+use evoke_eventbus::subscription::ledger::Millis;
+use evoke_eventbus::subscription::scan;
 
 use super::shelf::detached;
 
 const READ_BYTES: usize = 64 << 10;
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const LATE: &str = "the bus does not give events that it has";
 
 /// What became of the events that were to be read again.
 #[derive(Debug, Default)]
@@ -23,16 +26,40 @@ pub(super) struct Found {
     pub(super) error: Option<BusError>,
 }
 
-/// Reads the events at some positions of one partition, which are in order.
-pub(super) async fn events(bus: Arc<dyn EventBus>, partition: Partition, positions: Vec<Position>) -> Found {
+/// Reads the events at some positions of one partition, which are in order. One that was appended after `seen` is another than that which
+/// was there.
+pub(super) async fn events(
+    bus: Arc<dyn EventBus>,
+    partition: Partition,
+    positions: Vec<Position>,
+    seen: Millis,
+) -> Found {
     let mut found = Found::default();
+    let last = positions.last().copied().unwrap_or_default();
     let mut wanted = positions.into_iter().peekable();
     let mut reader: Option<Box<dyn Reader>> = None;
-    while let Some(&at) = wanted.peek() {
+    'read: while let Some(&at) = wanted.peek() {
+        // A reader that has read nothing before has the time of its first event from that alone.
+        let begins = reader.is_none();
         let batch = match next(&*bus, &partition, at, &mut reader).await {
-            Ok(batch) => batch,
+            Ok(Some(batch)) => batch,
+            Ok(None) => match scan::is_over(&*bus, &partition, at, Position(last.0.saturating_add(1))).await {
+                // Somebody else has deleted them, and nothing comes after.
+                Ok(true) => {
+                    found.lost.extend(wanted);
+                    return found;
+                }
+                Ok(false) => return found.put_off(wanted, BusError::Unavailable(LATE.into())),
+                Err(error) => return found.put_off(wanted, error),
+            },
             Err(BusError::Trimmed { first }) if at < first => {
                 while let Some(lost) = wanted.next_if(|at| *at < first) {
+                    found.lost.push(lost);
+                }
+                continue;
+            }
+            Err(BusError::Damaged { first, next }) if first <= at => {
+                while let Some(lost) = wanted.next_if(|at| (first..next).contains(at)) {
                     found.lost.push(lost);
                 }
                 continue;
@@ -41,19 +68,25 @@ pub(super) async fn events(bus: Arc<dyn EventBus>, partition: Partition, positio
                 found.lost.extend(wanted);
                 return found;
             }
-            Err(error) => {
-                found.later.extend(wanted);
-                found.error = Some(error);
-                return found;
-            }
+            Err(error) => return found.put_off(wanted, error),
         };
         let before = found.events.len();
         for record in &batch.records {
             while let Some(lost) = wanted.next_if(|at| *at < record.at) {
                 found.lost.push(lost);
             }
+            let is_newer = Millis::from(record.appended) > seen;
+            if is_newer && wanted.peek() == Some(&record.at) && !(begins && record.at == at) {
+                // Its own time may be an earlier one.
+                reader = None;
+                continue 'read;
+            }
             if wanted.next_if_eq(&record.at).is_some() {
-                found.events.push((record.at, detached(&record.event)));
+                if is_newer {
+                    found.lost.push(record.at);
+                } else {
+                    found.events.push((record.at, detached(&record.event)));
+                }
             }
         }
         while let Some(lost) = wanted.next_if(|at| *at < batch.next) {
@@ -67,12 +100,22 @@ pub(super) async fn events(bus: Arc<dyn EventBus>, partition: Partition, positio
     found
 }
 
+impl Found {
+    /// The rest is to be tried again later.
+    fn put_off(mut self, rest: impl Iterator<Item = Position>, error: BusError) -> Self {
+        self.later.extend(rest);
+        self.error = Some(error);
+        self
+    }
+}
+
+/// What comes next, or nothing if that takes long: what is read here was there before, so that either the bus is not well, or it is gone.
 async fn next(
     bus: &dyn EventBus,
     partition: &Partition,
     at: Position,
     reader: &mut Option<Box<dyn Reader>>,
-) -> Result<Batch, BusError> {
+) -> Result<Option<Batch>, BusError> {
     let mut open = match reader.take() {
         Some(open) => open,
         None => bus.read(partition, From::At(at), READ_BYTES).await?,
@@ -82,14 +125,14 @@ async fn next(
     Ok(batch)
 }
 
-/// What is read here was there before, so that a read which waits means that the bus is not well, or that the event is gone.
-async fn soon<T>(read: Fut<'_, T>) -> Result<T, BusError> {
-    let late = || BusError::Unavailable("the bus does not give events that it has".into());
-    tokio::time::timeout(READ_TIMEOUT, read).await.unwrap_or_else(|_| Err(late()))
+async fn soon<T>(read: Fut<'_, T>) -> Result<Option<T>, BusError> {
+    tokio::time::timeout(READ_TIMEOUT, read).await.ok().transpose()
 }
 
 /// What lies in a window before a frontier, of one partition.
-pub(super) struct Past {
+pub(super) struct Past<'a> {
+    bus: &'a dyn EventBus,
+    partition: &'a Partition,
     reader: Option<Box<dyn Reader>>,
     upto: Position,
     /// How many events there are; an upper bound where the bus can only estimate.
@@ -98,11 +141,11 @@ pub(super) struct Past {
     done: usize,
 }
 
-impl Past {
+impl<'a> Past<'a> {
     /// Begins at the first event appended at `since` or later.
     pub(super) async fn open(
-        bus: &dyn EventBus,
-        partition: &Partition,
+        bus: &'a dyn EventBus,
+        partition: &'a Partition,
         since: SystemTime,
         upto: Position,
     ) -> Result<Self, BusError> {
@@ -110,7 +153,7 @@ impl Past {
         let [from, to] = marks[..] else { return Err(BusError::Unavailable("the bus located nothing".into())) };
         let left = from.ahead.saturating_sub(to.ahead);
         let reader = if left > 0 { Some(bus.read(partition, From::At(from.at), READ_BYTES).await?) } else { None };
-        Ok(Self { reader, upto, left, batch: Batch::default(), done: 0 })
+        Ok(Self { bus, partition, reader, upto, left, batch: Batch::default(), done: 0 })
     }
 
     /// The next event, without taking it.
@@ -120,7 +163,15 @@ impl Past {
             if self.left == 0 || self.batch.next >= self.upto {
                 return Ok(None);
             }
-            self.batch = soon(reader.next(READ_BYTES)).await?;
+            self.batch = match soon(reader.next(READ_BYTES)).await {
+                Ok(batch) => batch.ok_or_else(|| BusError::Unavailable(LATE.into()))?,
+                // What is gone is none of the window.
+                Err(BusError::Trimmed { first: next } | BusError::Damaged { next, .. }) if next > self.batch.next => {
+                    *reader = self.bus.read(self.partition, From::At(next), READ_BYTES).await?;
+                    Batch { next, ..Batch::default() }
+                }
+                Err(error) => return Err(error),
+            };
             self.done = 0;
         }
         Ok(self.batch.records.get(self.done).filter(|record| record.at < self.upto))

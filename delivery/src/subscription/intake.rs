@@ -64,6 +64,8 @@ pub(super) enum Next {
         lost: u64,
         /// How many events were ever appended before, where that was read.
         before: Option<u64>,
+        /// When the latest of what it passed was appended, where that was read.
+        latest: Option<SystemTime>,
     },
     /// An input goes on with records between which events may have been lost.
     Lost {
@@ -142,13 +144,13 @@ impl Intake {
                 Ok(Ok(slice)) => {
                     let slice = source.cut(slice);
                     let (upto, empty, lost) = (slice.next(), slice.records().is_empty(), slice.lost());
-                    let before = slice.before(upto);
+                    let (before, latest) = (slice.before(upto), slice.latest(upto));
                     source.unread.events =
                         source.unread.events.map(|left| left.saturating_sub(slice.records().len() as u64));
                     source.slice = (!empty).then_some(slice);
                     source.done = 0;
                     if empty {
-                        return Next::Passed { input, upto, lost, before };
+                        return Next::Passed { input, upto, lost, before, latest };
                     }
                     if lost > 0 {
                         return Next::Lost { input, events: lost };

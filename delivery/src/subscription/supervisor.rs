@@ -2,13 +2,13 @@
 //! records where it is; then another one starts with what is this process's by then. One that a bug in evoke ends is started again
 //! from its last position, each time a little later.
 
-use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use evoke_api::limits;
+use evoke_api::names::SubscriptionId;
 use evoke_eventbus::bus::BusError;
 use evoke_eventbus::subscription::Subscriptions;
 use evoke_eventbus::subscription::sharing::{Allotment, Group, Part, Share};
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::status::{Snapshot, Status};
 use super::{Lane, Selector};
 use crate::metrics::Metrics;
+use crate::panic;
 use crate::plan::SubscriptionPlan;
 use crate::sinks::Outputs;
 
@@ -65,6 +66,11 @@ impl Supervisor {
         Self { subscriptions, plan, outputs, selector, metrics, restarts, group, whole, progress }
     }
 
+    /// The subscription.
+    pub(crate) fn id(&self) -> &SubscriptionId {
+        &self.plan.id
+    }
+
     /// Follows it.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
@@ -96,7 +102,7 @@ impl Supervisor {
                     if started.elapsed() > RESTART_DELAY_MAX {
                         delay = RESTART_DELAY;
                     }
-                    self.broke(told(&*panic), delay);
+                    self.broke(panic::message(&*panic), delay);
                     if stop.run_until_cancelled(sleep(delay)).await.is_none() {
                         return Ok(());
                     }
@@ -141,12 +147,6 @@ impl Supervisor {
         cut.cancel();
         run.await
     }
-}
-
-/// What a panic says.
-fn told(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 /// Resolves when something else is this process's than what is held.

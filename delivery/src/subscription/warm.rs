@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use evoke_api::names::SubscriptionId;
 use evoke_eventbus::bus::{BusError, EventBus, Expect, Partition, Position, Put, Record};
-use evoke_eventbus::subscription::Subscription;
 use evoke_eventbus::subscription::ledger::{self, Millis};
+use evoke_eventbus::subscription::{Subscription, scan};
 
 use super::again::Past;
 use super::recent::Recent;
@@ -44,7 +44,10 @@ pub(super) async fn warm_up(
     else {
         return Ok(());
     };
-    let seen = inputs.iter().map(|input| input.seen).max().unwrap_or_default();
+    let mut seen = Millis(0);
+    for input in &inputs {
+        seen = seen.max(newest(bus, input).await?);
+    }
     if seen == Millis(0) {
         return Ok(());
     }
@@ -73,12 +76,22 @@ pub(super) async fn warm_up(
     Ok(())
 }
 
+/// When the last event before an input's frontier was appended. A ledger may say later: a clock that was ahead for a while leaves a time
+/// there that nothing goes back behind, and a window that ends there holds nothing.
+async fn newest(bus: &dyn EventBus, input: &Standing) -> Result<Millis, BusError> {
+    if input.seen <= Millis::now() {
+        return Ok(input.seen);
+    }
+    let last = scan::last_before(bus, &input.partition, input.upto, Position::default()).await?;
+    Ok(last.map_or(input.seen, |last| input.seen.min(last.appended.into())))
+}
+
 fn back(from: Millis, by: Duration) -> Millis {
     Millis(from.0.saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// Which of some inputs has the event that was appended first.
-async fn earliest(pasts: &mut [Past]) -> Result<Option<usize>, BusError> {
+async fn earliest(pasts: &mut [Past<'_>]) -> Result<Option<usize>, BusError> {
     let mut earliest = None;
     for (index, past) in pasts.iter_mut().enumerate() {
         if let Some(Record { appended, .. }) = past.peek().await?

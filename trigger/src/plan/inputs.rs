@@ -89,7 +89,8 @@ impl Planning<'_> {
     }
 
     fn namespace<'b>(&'b self, input: &'b Input) -> &'b str {
-        input.namespace.as_deref().unwrap_or(&self.trigger.namespace)
+        // To OpenFunction, an empty text is one that is not set.
+        input.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or(&self.trigger.namespace)
     }
 
     fn event(&mut self, input: &Input, event_source: &str, event: &str) -> Option<TopicName> {
@@ -102,19 +103,22 @@ impl Planning<'_> {
             let path = self.path.key("eventSource");
             let message = format!("there is no EventSource {event_source:?} in namespace {}", name.namespace);
             let problem = missing(self.catalog, path, message);
-            self.problems.push(match (closest(event_source, there), elsewhere) {
-                (_, Some(elsewhere)) => problem.hint(format!("add `namespace: {}`", elsewhere.namespace)),
-                (Some(meant), None) => problem.hint(format!("did you mean `{meant}`")),
-                (None, None) => problem.hint("declare it, or name one that is declared"),
+            let written = self.written(&name, event);
+            self.problems.push(match (written, closest(event_source, there), elsewhere) {
+                (Some(written), ..) => problem.hint(written),
+                (None, _, Some(elsewhere)) => problem.hint(format!("add `namespace: {}`", elsewhere.namespace)),
+                (None, Some(meant), None) => problem.hint(format!("did you mean `{meant}`")),
+                (None, None, None) => problem.hint("declare it, or name one that is declared"),
             });
             return self.catalog.partial.then_some(topic);
         };
         let events = events(spec);
         if !events.contains(event) {
             let message = format!("EventSource {name} has no event {event:?}");
-            let hint = match closest(event, events.iter().copied()) {
-                Some(meant) => format!("did you mean `{meant}`"),
-                None => format!("it has {}", listed(&events)),
+            let hint = match (self.written(&name, event), closest(event, events.iter().copied())) {
+                (Some(written), _) => written,
+                (None, Some(meant)) => format!("did you mean `{meant}`"),
+                (None, None) => format!("it has {}", listed(&events)),
             };
             self.problems.push(Problem::error(self.path.key("event"), message).hint(hint));
             return None;
@@ -123,24 +127,44 @@ impl Planning<'_> {
         Some(topic)
     }
 
+    /// How to read what a Trigger publishes under OpenFunction's name of an event's topic: to OpenFunction, that is the event's topic.
+    fn written(&self, event_source: &ObjectName, event: &str) -> Option<String> {
+        let alias = alias(event_source, event);
+        let writes =
+            |spec: &TriggerSpec| spec.subscribers.iter().any(|subscriber| subscriber.topic.as_ref() == Some(&alias));
+        let (writer, _) = self.catalog.triggers.iter().find(|(_, spec)| writes(spec))?;
+        let namespace = match writer.namespace == self.trigger.namespace {
+            true => String::new(),
+            false => format!(", namespace: {}", writer.namespace),
+        };
+        Some(format!(
+            "Trigger {writer} publishes on a topic of that name, which is read as `{{topic: {alias}{namespace}}}`"
+        ))
+    }
+
     /// A Trigger reads one bus, so that is where its events have to be.
     fn check_bus(&mut self, name: &ObjectName, spec: &EventSourceSpec, field: &str) {
         let path = self.path.key(field);
-        let Some(source_bus) = &spec.event_bus else {
+        let Some(source_bus) = spec.event_bus.as_deref().filter(|bus| !bus.is_empty()) else {
             let error = Problem::error(path, format!("EventSource {name} publishes on no bus, only to its sink"));
             self.problems.push(error.hint("give it an `eventBus`"));
             return;
         };
         let found = self.catalog.find_bus(&name.namespace, source_bus).map(|(bus, _)| bus);
-        if let (Some(theirs), Some(ours)) = (found, self.bus)
-            && theirs != *ours
-        {
+        let (Some(theirs), Some(ours)) = (found, self.bus) else { return };
+        // Where the rest is elsewhere, what is declared nowhere here may be one ClusterEventBus.
+        let may_be_one = self.catalog.partial && matches!((&theirs, ours), (BusName::Default(_), BusName::Default(_)));
+        if theirs != *ours && !may_be_one {
             let message = format!(
                 "EventSource {name} publishes on {}, and this Trigger reads {}",
                 spelled(&theirs),
                 spelled(ours)
             );
-            self.problems.push(Problem::error(path, message).hint("let both name the same bus"));
+            let hint = match name.namespace == self.trigger.namespace {
+                true => "let both name the same bus",
+                false => "let both name one ClusterEventBus",
+            };
+            self.problems.push(Problem::error(path, message).hint(hint));
         }
     }
 
@@ -151,13 +175,7 @@ impl Planning<'_> {
             self.problems.push(Problem::error(path, format!("{topic:?} is no name for a topic")));
             return None;
         }
-        let aliased: BTreeSet<(&ObjectName, &str)> = self
-            .catalog
-            .event_sources
-            .iter()
-            .flat_map(|(name, spec)| events(spec).into_iter().map(move |event| (name, event)))
-            .filter(|(name, event)| format!("{}-{}-{event}", name.namespace, name.name) == topic)
-            .collect();
+        let aliased = aliased(self.catalog, topic);
         let namespace = self.namespace(input);
         let named = TopicName::named(namespace, topic);
         let written = written_topics(self.catalog).contains(&named);
@@ -191,9 +209,36 @@ impl Planning<'_> {
     }
 }
 
+/// OpenFunction's name of an event's topic.
+fn alias(event_source: &ObjectName, event: &str) -> String {
+    format!("{}-{}-{event}", event_source.namespace, event_source.name)
+}
+
+/// The events that are declared whose topic OpenFunction calls so.
+pub(super) fn aliased<'a>(catalog: &'a Catalog, topic: &str) -> BTreeSet<(&'a ObjectName, &'a str)> {
+    let sources = catalog.event_sources.iter();
+    let declared = sources.flat_map(|(name, spec)| events(spec).into_iter().map(move |event| (name, event)));
+    declared.filter(|(name, event)| alias(name, event) == topic).collect()
+}
+
 /// The names of an EventSource's events.
 fn events(spec: &EventSourceSpec) -> BTreeSet<&str> {
-    let EventSourceSpec { kafka, cron, redis, mqtt, webhook, nats, .. } = spec;
+    // Every field is named, so that a new kind of source cannot be left out.
+    let EventSourceSpec {
+        kafka,
+        cron,
+        redis,
+        mqtt,
+        webhook,
+        nats,
+        event_bus: _,
+        log_level: _,
+        sink: _,
+        delivery: _,
+        dead_letter_sink: _,
+        dead_letter_topic: _,
+        build: _,
+    } = spec;
     let names = kafka.keys().chain(cron.keys()).chain(redis.keys()).chain(mqtt.keys()).chain(webhook.keys());
     names.chain(nats.keys()).map(String::as_str).collect()
 }
@@ -204,11 +249,13 @@ fn written_topics(catalog: &Catalog) -> BTreeSet<TopicName> {
         spec.subscribers.iter().flat_map(move |subscriber| {
             let reply = subscriber.reply.as_ref().and_then(|reply| reply.topic.as_ref());
             let named = [subscriber.topic.as_ref(), subscriber.dead_letter_topic.as_ref(), reply];
-            named.into_iter().flatten().map(|topic| TopicName::named(&name.namespace, topic))
+            let named = named.into_iter().flatten().filter(|topic| !topic.is_empty());
+            named.map(|topic| TopicName::named(&name.namespace, topic))
         })
     });
     let sources = catalog.event_sources.iter().filter_map(|(name, spec)| {
-        spec.dead_letter_topic.as_ref().map(|topic| TopicName::named(&name.namespace, topic))
+        let named = spec.dead_letter_topic.as_ref().filter(|topic| !topic.is_empty());
+        named.map(|topic| TopicName::named(&name.namespace, topic))
     });
     triggers.chain(sources).collect()
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use chrono::DateTime;
 use evoke_api::catalog::Catalog;
-use evoke_api::events::{JoinMode, Subscriber, TriggerSpec};
+use evoke_api::events::{EventSourceSpec, JoinMode, Subscriber, TriggerSpec};
 use evoke_api::limits::REPLY_HOPS;
 use evoke_api::names::{ObjectName, SubscriptionId, TopicName, is_event_name};
 use evoke_api::problem::{FieldPath, Problem};
@@ -15,8 +15,8 @@ use evoke_eventbus::bus::From;
 use evoke_eventbus::subscription::start::Start;
 use evoke_eventbus::subscription::token::Token;
 
-use super::SubscriberPlan;
-use super::inputs::PlannedInput;
+use super::inputs::{PlannedInput, aliased};
+use super::{SubscriberPlan, never};
 use crate::condition::Condition;
 
 /// Plans the subscribers, in their order; those that cannot be are left out, with an error each.
@@ -26,6 +26,7 @@ pub(super) fn plan(
     inputs: &[PlannedInput<'_>],
     catalog: &Catalog,
     problems: &mut Vec<Problem>,
+    not_here: &mut Vec<Problem>,
 ) -> Vec<SubscriberPlan> {
     let path = FieldPath::spec().key("subscribers");
     if spec.subscribers.is_empty() {
@@ -33,7 +34,7 @@ pub(super) fn plan(
         problems.push(error.hint("add one with a `condition` and a `sink`"));
     }
     let to_the_letter = spec.join.and_then(|join| join.mode) == Some(JoinMode::OpenFunction);
-    let mut planning = Planning { trigger, inputs, catalog, to_the_letter, names: BTreeMap::new(), problems };
+    let mut planning = Planning { trigger, inputs, catalog, to_the_letter, names: BTreeMap::new(), problems, not_here };
     let mut planned = Vec::with_capacity(spec.subscribers.len());
     for (index, subscriber) in spec.subscribers.iter().enumerate() {
         let alone = spec.subscribers.len() == 1;
@@ -54,20 +55,28 @@ struct Planning<'a> {
     to_the_letter: bool,
     names: BTreeMap<String, FieldPath>,
     problems: &'a mut Vec<Problem>,
+    not_here: &'a mut Vec<Problem>,
 }
 
 impl Planning<'_> {
     fn subscriber(&mut self, index: usize, alone: bool, spec: &Subscriber, path: &FieldPath) -> Option<SubscriberPlan> {
         let name = self.name(index, alone, spec, path);
         let condition = self.condition(spec, path);
-        if spec.sink.is_none() && spec.topic.is_none() {
+        // To OpenFunction, an empty text is one that is not set.
+        let topic = spec.topic.as_deref().filter(|topic| !topic.is_empty());
+        if spec.sink.is_none() && topic.is_none() {
             let error = Problem::error(path.clone(), "matching events would go nowhere");
             self.problems.push(error.hint("add a `sink`, a `topic`, or both"));
         }
         let namespace = &*self.trigger.namespace;
-        let sink =
-            spec.sink.as_ref().map(|sink| plan_sink(sink, namespace, self.catalog, &path.key("sink"), self.problems));
-        let topic = spec.topic.as_deref().and_then(|topic| self.topic(topic, &path.key("topic")));
+        let sink = spec
+            .sink
+            .as_ref()
+            .map(|sink| plan_sink(sink, namespace, self.catalog, &path.key("sink"), self.problems, self.not_here));
+        let topic = topic.and_then(|topic| {
+            self.warn_of_alias(topic, &path.key("topic"));
+            self.topic(topic, &path.key("topic"))
+        });
         let dead_letter = plan_dead_letter(
             spec.dead_letter_sink.as_ref(),
             spec.dead_letter_topic.as_deref(),
@@ -75,6 +84,7 @@ impl Planning<'_> {
             self.catalog,
             path,
             self.problems,
+            self.not_here,
         );
         let policy = plan_policy(spec.delivery.as_ref(), &path.key("delivery"), self.problems);
         let start = self.start(spec, path);
@@ -84,6 +94,9 @@ impl Planning<'_> {
         }
         let condition = condition?;
         let (topics, inputs) = self.topics(&condition)?;
+        let is_other = |input: &PlannedInput<'_>| input.topic.as_ref().is_some_and(|topic| !topics.contains(topic));
+        let are_others = self.inputs.iter().any(is_other);
+        self.problems.extend(never::warning(&condition, &inputs, are_others, &path.key("condition")));
         self.warn_of_loops(&topics, topic.as_ref(), &dead_letter, path);
         if let Some(reply) = reply.as_ref().filter(|reply| topics.contains(reply)) {
             let message = format!("this subscriber reads the topic {reply} that its replies go to");
@@ -122,6 +135,13 @@ impl Planning<'_> {
     fn unique(&mut self, name: String, path: FieldPath) -> Option<Arc<str>> {
         if let Some(other) = self.names.get(&name) {
             let message = format!("two subscribers are called {name:?}, here and at {other}");
+            self.problems.push(Problem::error(path, message).hint("they would share one position: rename one"));
+            return None;
+        }
+        let namesake = self.catalog.event_sources.get(self.trigger).filter(|_| name == SubscriptionId::SINK);
+        let has_bus = |source: &EventSourceSpec| source.event_bus.as_ref().is_some_and(|bus| !bus.is_empty());
+        if namesake.is_some_and(|source| source.sink.is_some() && has_bus(source)) {
+            let message = format!("{name:?} is what the EventSource of this Trigger's name calls its own sink");
             self.problems.push(Problem::error(path, message).hint("they would share one position: rename one"));
             return None;
         }
@@ -175,6 +195,17 @@ impl Planning<'_> {
             return None;
         }
         Some(TopicName::named(&self.trigger.namespace, topic))
+    }
+
+    /// OpenFunction has one topic where evoke has two: that of an event, and the one that is called so.
+    fn warn_of_alias(&mut self, topic: &str, path: &FieldPath) {
+        for (event_source, event) in aliased(self.catalog, topic) {
+            let message = format!(
+                "inputs that name event {event} of EventSource {event_source} do not get what is published here"
+            );
+            let hint = "give the topic another name, and those that are to read it an input `{topic: NAME}`";
+            self.problems.push(Problem::warning(path.clone(), message).hint(hint));
+        }
     }
 
     fn reply(&mut self, spec: &Subscriber, path: &FieldPath) -> Option<TopicName> {

@@ -1,8 +1,10 @@
 use std::time::{Duration, SystemTime};
 
 use evoke_api::events::{
-    DeliverySpec, EventBusSpec, EventSourceSpec, Input, Join, JoinMode, Reply, SinkSpec, Subscriber, WebhookSource,
+    DeliverySpec, EventBusSpec, EventSourceSpec, Input, Join, JoinMode, Reference, Reply, SinkSpec, Subscriber,
+    WebhookSource,
 };
+use evoke_api::kubernetes::KnativeService;
 use evoke_delivery::plan::{DeadLetterPlan, SinkPlan};
 use evoke_eventbus::bus::{From, Position};
 use evoke_eventbus::subscription::token::Token;
@@ -25,6 +27,9 @@ fn catalog() -> Catalog {
     add("shop", "other", source(Some("second"), &["refunds"]));
     add("shop", "direct", source(None, &["pings"]));
     add("bank", "teller", source(Some("default"), &["paid"]));
+    // Of the Trigger's own name.
+    let sink = Some(SinkSpec { uri: Some("http://there/".into()), ..SinkSpec::default() });
+    add("shop", "t", EventSourceSpec { sink, ..source(Some("default"), &["ticks"]) });
     catalog.cluster_event_buses.insert("second".into(), EventBusSpec::default());
     catalog
 }
@@ -167,6 +172,7 @@ fn everything_that_is_wrong_is_found_at_once() {
             subscriber("a", "ordres && paymnts"),
             subscriber("a", "other-half"),
             Subscriber { start_at: Some("tuesday".into()), topic: Some("a b".into()), ..subscriber("-", "true") },
+            subscriber("sink", "true"),
         ],
     );
     spec.event_bus = "secnd".into();
@@ -194,6 +200,7 @@ fn everything_that_is_wrong_is_found_at_once() {
             "spec.subscribers[3].name: \"-\" is no name for a subscriber; letters, digits, and between them - and _, at most 63",
             "spec.subscribers[3].topic: \"a b\" is no name for a topic; letters, digits, -, _ and dots",
             "spec.subscribers[3].startAt: \"tuesday\" is no place to start at; latest, earliest, a time such as 2026-01-02T03:04:05Z, or an offset that `evoke subscription list -o json` prints",
+            "spec.subscribers[4].name: \"sink\" is what the EventSource of this Trigger's name calls its own sink; they would share one position: rename one",
         ],
     );
     problems(
@@ -261,7 +268,7 @@ fn a_trigger_reads_the_bus_that_its_sources_publish_on() {
     problems(
         &trigger(&[("paid", far)], vec![subscriber("a", "paid")]),
         &[
-            "spec.inputs.paid.eventSource: EventSource bank/teller publishes on the default bus of namespace bank, and this Trigger reads the default bus of namespace shop; let both name the same bus",
+            "spec.inputs.paid.eventSource: EventSource bank/teller publishes on the default bus of namespace bank, and this Trigger reads the default bus of namespace shop; let both name one ClusterEventBus",
         ],
     );
     problems(
@@ -334,4 +341,166 @@ fn topics_are_read_by_name_or_by_openfunctions_alias() {
         problems[0].contains("event orders-x of EventSource shop/web, and event x of EventSource shop/web-orders"),
         "{problems:?}"
     );
+}
+
+#[test]
+fn undeclared_buses_may_be_one_elsewhere() {
+    let far = Input { namespace: Some("bank".into()), ..input("teller", "paid") };
+    let spec = trigger(&[("paid", far)], vec![subscriber("a", "paid")]);
+    let said = |catalog: &Catalog| -> Vec<String> {
+        plan(&ObjectName::new("shop", "t"), &spec, catalog).problems.iter().map(ToString::to_string).collect()
+    };
+    let mut partial = Catalog { partial: true, ..catalog() };
+    assert_eq!(said(&partial), [""; 0]);
+    // An EventBus is that of its own namespace, whatever there is elsewhere.
+    partial.event_buses.insert(ObjectName::new("bank", "default"), EventBusSpec::default());
+    let error = "spec.inputs.paid.eventSource: EventSource bank/teller publishes on EventBus bank/default, and this Trigger reads the default bus of namespace shop; let both name one ClusterEventBus";
+    assert_eq!(said(&partial), [error]);
+    partial.event_buses.clear();
+    partial.cluster_event_buses.insert("default".into(), EventBusSpec::default());
+    assert_eq!(said(&partial), [""; 0]);
+}
+
+#[test]
+fn what_is_written_under_openfunctions_name_of_an_event_is_read_by_that_name() {
+    let to = |topic: &str| Subscriber { topic: Some(topic.into()), ..subscriber("a", "orders || payments") };
+    problems(
+        &trigger(&both(), vec![to("bank-teller-paid")]),
+        &[
+            "spec.subscribers[0].topic: inputs that name event paid of EventSource bank/teller do not get what is published here; give the topic another name, and those that are to read it an input `{topic: NAME}`",
+        ],
+    );
+    problems(&trigger(&both(), vec![to("bank-teller-refused")]), &[]);
+
+    let mut catalog = catalog();
+    let writers = [("large", to("shop-sorter-large")), ("small", to("shop-web-small")), ("far", to("bank-sorter-x"))];
+    for (name, subscriber) in writers {
+        catalog.triggers.insert(ObjectName::new("shop", name), trigger(&both(), vec![subscriber]));
+    }
+    for (read, reader, expected) in [
+        (
+            input("sorter", "large"),
+            "shop",
+            "spec.inputs.x.eventSource: there is no EventSource \"sorter\" in namespace shop; Trigger shop/large publishes on a topic of that name, which is read as `{topic: shop-sorter-large}`",
+        ),
+        (
+            input("web", "small"),
+            "shop",
+            "spec.inputs.x.event: EventSource shop/web has no event \"small\"; Trigger shop/small publishes on a topic of that name, which is read as `{topic: shop-web-small}`",
+        ),
+        (
+            input("sorter", "x"),
+            "bank",
+            "spec.inputs.x.eventSource: there is no EventSource \"sorter\" in namespace bank; Trigger shop/far publishes on a topic of that name, which is read as `{topic: bank-sorter-x, namespace: shop}`",
+        ),
+        (
+            input("sorter", "other"),
+            "shop",
+            "spec.inputs.x.eventSource: there is no EventSource \"sorter\" in namespace shop; declare it, or name one that is declared",
+        ),
+    ] {
+        let spec = trigger(&[("x", read)], vec![subscriber("a", "x")]);
+        let planned = plan(&ObjectName::new(reader, "t"), &spec, &catalog);
+        assert_eq!(planned.problems.iter().map(ToString::to_string).collect::<Vec<_>>(), [expected]);
+    }
+    // So it is read.
+    let spec = trigger(&[("x", topic("shop-sorter-large"))], vec![subscriber("a", "x")]);
+    let planned = plan(&ObjectName::new("shop", "t"), &spec, &catalog);
+    assert_eq!(planned.problems, []);
+    assert_eq!(planned.plan.unwrap().inputs[0].topic, TopicName::named("shop", "shop-sorter-large"));
+}
+
+#[test]
+fn a_condition_that_no_event_meets_is_a_warning() {
+    const BEFORE: &str = "spec.subscribers[0].condition: this condition can never match: it is true only while none of its inputs has arrived, and gets their events alone";
+    let name = format!(
+        "{BEFORE}; name the other input as well, whose events it is to get, or set `join: {{mode: openFunction}}`"
+    );
+    let add = format!("{BEFORE}; add the input whose events it is to get, and name it");
+    let correct = "spec.subscribers[0].condition: this condition can never match: it is true of no inputs that have arrived; correct it, or take the subscriber away";
+    let (name, add, correct) = (Some(name.as_str()), Some(add.as_str()), Some(correct));
+    let warning = |inputs: &[(&str, Input)], condition: &str, letter: bool| {
+        let mut spec = trigger(inputs, vec![subscriber("a", condition)]);
+        spec.join = letter.then_some(Join { mode: Some(JoinMode::OpenFunction) });
+        let planned = planned(&spec);
+        assert!(planned.plan.is_some(), "{condition}: {:?}", planned.problems);
+        planned.problems.iter().map(ToString::to_string).find(|text| text.contains("can never match"))
+    };
+    let one = [("orders", input("web", "orders"))];
+    let two_of_one_event = [("a", input("web", "orders")), ("b", input("web", "orders"))];
+    for (inputs, condition, expected, to_the_letter) in [
+        (&both()[..], "!orders", name, None),
+        (&both(), "orders == false", name, None),
+        (&both(), "(orders) ? false : true", name, None),
+        (&both(), "!orders && !payments", add, add),
+        (&both(), "!(orders || payments)", add, add),
+        (&both(), "payments && !payments", correct, correct),
+        (&both(), "false && orders", correct, correct),
+        (&one, "!orders", add, add),
+        (&two_of_one_event, "a && !b", correct, correct),
+        (&two_of_one_event, "a && b", None, None),
+        (&both(), "orders", None, None),
+        (&both(), "orders && payments", None, None),
+        (&both(), "payments && !orders", None, None),
+        (&both(), "!orders || payments", None, None),
+        (&both(), "orders != payments", None, None),
+        (&both(), "orders == false && payments == true", None, None),
+        (&both(), "!orders && event.type == 'x'", None, None),
+        (&both(), "!orders && payments.data.n == 1", None, None),
+        (&both(), "!orders.data.flag", None, None),
+        (&both(), "false", None, None),
+    ] {
+        assert_eq!(warning(inputs, condition, false).as_deref(), expected, "{condition}");
+        assert_eq!(warning(inputs, condition, true).as_deref(), to_the_letter, "{condition}, to the letter");
+    }
+    let many = |count: usize| {
+        let names: Vec<String> = (0..count).map(|n| format!("i{n}")).collect();
+        let inputs: Vec<(&str, Input)> = names.iter().map(|name| (name.as_str(), topic(name))).collect();
+        warning(&inputs, &format!("!{}", names.join(" && !")), false)
+    };
+    assert_eq!(many(12).as_deref(), add);
+    assert_eq!(many(13), None, "they are not tried");
+}
+
+#[test]
+fn an_empty_text_is_one_that_is_not_set() {
+    let orders = Input { namespace: Some(String::new()), ..input("web", "orders") };
+    let mut spec = trigger(&[("orders", orders)], vec![subscriber("a", "orders")]);
+    spec.subscribers[0].sink = Some(SinkSpec { uri: Some("http://localhost:1/".into()), reference: None });
+    spec.subscribers[0].topic = Some(String::new());
+    spec.subscribers[0].dead_letter_topic = Some(String::new());
+    let Planned { plan: planned, problems: said, .. } = planned(&spec);
+    assert_eq!(said, []);
+    let planned = planned.unwrap();
+    let subscription = &planned.subscribers[0].subscription;
+    assert_eq!(subscription.topics, [TopicName::event(&ObjectName::new("shop", "web"), "orders")]);
+    assert_eq!((&subscription.topic, &subscription.dead_letter), (&None, &DeadLetterPlan::Store));
+    spec.subscribers[0].sink = None;
+    problems(&spec, &["spec.subscribers[0]: matching events would go nowhere; add a `sink`, a `topic`, or both"]);
+
+    let mut catalog = catalog();
+    catalog.event_sources.insert(ObjectName::new("shop", "web"), source(Some(""), &["orders"]));
+    let spec = trigger(&[("orders", input("web", "orders"))], vec![subscriber("a", "orders")]);
+    let said = plan(&ObjectName::new("shop", "t"), &spec, &catalog).problems;
+    assert_eq!(
+        said.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "spec.inputs.orders.eventSource: EventSource shop/web publishes on no bus, only to its sink; give it an `eventBus`"
+        ]
+    );
+}
+
+#[test]
+fn a_sink_that_has_no_address_yet_cannot_run_here() {
+    let mut catalog = catalog();
+    catalog.knative_services.insert(ObjectName::new("shop", "starting"), KnativeService::default());
+    let reference = Reference { api_version: None, kind: "Service".into(), name: "starting".into(), namespace: None };
+    let sink = SinkSpec { uri: None, reference: Some(reference) };
+    let mut spec = trigger(&both(), vec![subscriber("a", "orders || payments")]);
+    spec.subscribers[0].sink = Some(sink.clone());
+    spec.subscribers[0].dead_letter_sink = Some(sink);
+    let planned = plan(&ObjectName::new("shop", "t"), &spec, &catalog);
+    assert_eq!((planned.problems, planned.plan.is_some()), (vec![], true));
+    let fields: Vec<String> = planned.not_here.iter().map(|problem| problem.path.to_string()).collect();
+    assert_eq!(fields, ["spec.subscribers[0].sink.ref.name", "spec.subscribers[0].deadLetterSink.ref.name"]);
 }

@@ -1,28 +1,58 @@
 //! From `v1beta1` to `v1beta2`, as OpenFunction's own conversion does it, less what that loses.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{BuildSpec, DaprIo, FunctionSpec, Runtime, ScaleOptions, Serving, Trigger};
-use crate::functions::{self as v1beta2, HookPolicy, Hooks, Tracing, WorkloadType};
+use crate::functions::{self as v1beta2, Exporter, HookPolicy, Hooks, Tracing, TracingProvider, WorkloadType};
 use crate::keda::ScaleTrigger;
 use crate::manifest;
-use crate::problem::{FieldPath, Problem};
+use crate::problem::{FieldPath, Problem, Severity};
 
 /// The annotations in which `v1beta1` keeps what `v1beta2` has fields for.
 const PLUGINS: &str = "plugins";
 const TRACING: &str = "plugins.tracing";
 
-/// The annotation `plugins`: `order` is run before the function, and backwards after it.
+/// The annotation `plugins`: `order` is run before the function, and backwards after it. In annotations all is optional, and what is
+/// not known is passed over: nothing checks them before they are used.
 #[derive(Default, Deserialize)]
+#[serde(default)]
 struct Plugins {
-    #[serde(default)]
     order: Vec<String>,
-    #[serde(default)]
     pre: Vec<String>,
-    #[serde(default)]
     post: Vec<String>,
+}
+
+/// The annotation `plugins.tracing`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OldTracing {
+    enabled: String,
+    provider: OldProvider,
+    tags: BTreeMap<String, String>,
+    baggage: BTreeMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct OldProvider {
+    name: String,
+    oap_server: Option<String>,
+    exporter: Option<OldExporter>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OldExporter {
+    name: String,
+    endpoint: String,
+    headers: Option<String>,
+    compression: Option<String>,
+    timeout: Option<String>,
+    protocol: Option<String>,
 }
 
 impl FunctionSpec {
@@ -39,7 +69,7 @@ impl FunctionSpec {
             let http = v1beta2::HttpTrigger { port, route, ..Default::default() };
             let mut serving = convert_serving(serving, http, problems);
             serving.hooks = annotation(annotations, PLUGINS, problems).map(hooks);
-            serving.tracing = annotation::<Tracing>(annotations, TRACING, problems);
+            serving.tracing = annotation(annotations, TRACING, problems).map(tracing);
             serving
         });
         v1beta2::FunctionSpec { version, image, image_credentials, workload_runtime, build, serving }
@@ -184,7 +214,18 @@ fn hooks(plugins: Plugins) -> Hooks {
     }
 }
 
-/// What an annotation holds as YAML; `None` where it is not there, is empty, or cannot be read.
+fn tracing(old: OldTracing) -> Tracing {
+    let OldTracing { enabled, provider, tags, baggage } = old;
+    let OldProvider { name, oap_server, exporter } = provider;
+    let exporter = exporter.map(|old| {
+        let OldExporter { name, endpoint, headers, compression, timeout, protocol } = old;
+        Exporter { name, endpoint, headers, compression, timeout, protocol }
+    });
+    let provider = TracingProvider { name, oap_server, exporter };
+    Tracing { enabled: enabled.eq_ignore_ascii_case("true"), provider, tags, baggage }
+}
+
+/// What an annotation holds as YAML; `None` where it is not there, is empty, or cannot be read, which keeps nothing from running.
 fn annotation<T: DeserializeOwned>(
     annotations: Option<&Map<String, Value>>,
     name: &str,
@@ -195,17 +236,31 @@ fn annotation<T: DeserializeOwned>(
     let json = match manifest::document(text) {
         Ok(node) => node.to_json(),
         Err(problem) => {
-            problems.push(Problem { path, ..problem });
+            problems.push(Problem { path, severity: Severity::Warning, ..problem });
             return None;
         }
     };
-    let read: Result<Option<T>, _> = serde_path_to_error::deserialize(json);
+    let read: Result<Option<T>, _> = serde_path_to_error::deserialize(texts(json));
     match read {
         Ok(read) => read,
         Err(e) => {
             let message = format!("`{}` cannot be read: {}", e.path(), e.inner());
-            problems.push(Problem::error(path, message));
+            problems.push(Problem::warning(path, message));
             None
         }
+    }
+}
+
+/// Every scalar as text, and nothing where there is null.
+fn texts(json: Value) -> Value {
+    match json {
+        Value::Object(fields) => {
+            let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
+            fields.map(|(name, value)| (name, texts(value))).collect()
+        }
+        Value::Array(items) => items.into_iter().filter(|item| !item.is_null()).map(texts).collect(),
+        Value::Bool(value) => Value::String(value.to_string()),
+        Value::Number(number) => Value::String(number.to_string()),
+        other @ (Value::Null | Value::String(_)) => other,
     }
 }

@@ -157,6 +157,9 @@ fn names_are_those_of_kubernetes() {
     assert_eq!(named(" {}"), ["3:11: metadata.name: this field is required; give the object a name"]);
     assert_eq!(named("\n  name: 5"), ["4:9: metadata.name: expected a string, found an integer; put it in quotes"]);
     assert!(named("\n  name: a\n  namespace: a.b")[0].starts_with("5:14: metadata.namespace: \"a.b\" is no namespace"));
+    assert_eq!(named("\n  name: a\n  namespace: \"\""), [""; 0]);
+    let unset = load_text(&trigger(RIGHT).replace("name: t", "name: t\n  namespace: ''"));
+    assert_eq!(unset.objects[0].to_string(), "Trigger default/t");
     assert!(named(" [a]")[0].starts_with("3:11: metadata: expected an object, found a list"));
     assert!(named("\n  name: a\n  label: {}")[0].contains("did you mean `labels`"));
     let cluster =
@@ -168,6 +171,7 @@ fn names_are_those_of_kubernetes() {
         ]
     );
     assert_eq!(load_text(cluster).objects[0].to_string(), "ClusterEventBus b");
+    assert_eq!(wrong(&cluster.replace("namespace: ns", "namespace: ''")), [""; 0]);
 }
 
 #[test]
@@ -285,6 +289,28 @@ status: {url: \"http://s.n.example.com\", address: {url: x}, conditions: []}
 }
 
 #[test]
+fn an_empty_choice_is_one_that_is_not_made() {
+    let function = |version: &str, serving: &str| {
+        format!(
+            "apiVersion: core.openfunction.io/{version}\nkind: Function\nmetadata: {{name: f}}\nspec: {{image: i, serving: {serving}}}\n"
+        )
+    };
+    for text in [
+        function("v1beta2", "{workloadType: ''}"),
+        function("v1beta1", "{runtime: async, scaleOptions: {keda: {scaledObject: {workloadType: \"\"}}}}"),
+        trigger(&format!("{RIGHT}\n  delivery: {{ordering: ''}}\njoin: {{mode: \"\"}}")),
+    ] {
+        assert_eq!(wrong(&text), [""; 0], "{text}");
+    }
+    let loaded = load_text(&function("v1beta2", "{workloadType: ''}"));
+    let ObjectValue::Function(spec) = &loaded.objects[0].value else { panic!("{:?}", loaded.objects) };
+    assert_eq!(spec.serving.as_ref().unwrap().workload_type, None);
+    // One that has to be made is missing.
+    let lines = wrong(&function("v1beta1", "{runtime: ''}"));
+    assert!(lines.len() == 1 && lines[0].contains("spec.serving.runtime: \"\" is not allowed here"), "{lines:?}");
+}
+
+#[test]
 fn what_old_yaml_calls_a_boolean() {
     let source = |field: &str| {
         wrong(&format!(
@@ -301,7 +327,7 @@ fn what_old_yaml_calls_a_boolean() {
 }
 
 #[test]
-fn a_conversion_that_fails_is_reported() {
+fn what_a_conversion_cannot_take_over_is_reported() {
     let text = "\
 apiVersion: core.openfunction.io/v1beta1
 kind: Function
@@ -317,12 +343,85 @@ spec:
 ";
     let lines = wrong(text);
     assert_eq!(lines.len(), 3, "{lines:?}");
-    assert!(lines[0].starts_with("6:14: metadata.annotations.plugins: `pre` cannot be read: "), "{lines:?}");
-    assert!(lines[1].starts_with("7:22: metadata.annotations[\"plugins.tracing\"]: broken YAML: "), "{lines:?}");
+    let annotations = "warning: metadata.annotations";
+    assert!(lines[0].starts_with(&format!("6:14: {annotations}.plugins: `pre` cannot be read: ")), "{lines:?}");
+    assert!(lines[1].starts_with(&format!("7:22: {annotations}[\"plugins.tracing\"]: broken YAML: ")), "{lines:?}");
     assert!(
         lines[2].starts_with("10:9: warning: spec.port: a function with `runtime: async` is not reached"),
         "{lines:?}"
     );
+}
+
+#[test]
+fn annotations_are_taken_as_they_are() {
+    let text = "\
+apiVersion: core.openfunction.io/v1beta1
+kind: Function
+metadata:
+  name: f
+  annotations:
+    plugins: '{pre: [a, 1, null], post: null, others: {}}'
+    plugins.tracing: '{enabled: true, tags: {a: 1, b: true, c: null}, provider: {exporter: {name: otlp}}}'
+spec:
+  image: i
+  serving: {runtime: knative}
+";
+    assert_eq!(wrong(text), [""; 0]);
+    let loaded = load_text(text);
+    let ObjectValue::Function(spec) = &loaded.objects[0].value else { panic!("{:?}", loaded.objects) };
+    let serving = spec.serving.as_ref().unwrap();
+    let hooks = serving.hooks.as_ref().unwrap();
+    assert_eq!((hooks.pre.join(","), hooks.post.len()), ("a,1".to_owned(), 0));
+    let tracing = serving.tracing.as_ref().unwrap();
+    let tags: Vec<_> = tracing.tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!((tracing.enabled, tags.join(",")), (true, "a=1,b=true".to_owned()));
+    let provider = &tracing.provider;
+    assert_eq!((provider.name.as_str(), provider.exporter.as_ref().unwrap().name.as_str()), ("", "otlp"));
+}
+
+#[test]
+fn problems_of_the_version_before_are_where_it_has_them() {
+    let text = "\
+apiVersion: core.openfunction.io/v1beta1
+kind: Function
+metadata: {name: f}
+spec:
+  image: i
+  port: 80
+  serving:
+    runtime: knative
+    triggers: [{type: cron, metadata: {}}]
+";
+    let loaded = load_text(text);
+    let serving = FieldPath::spec().key("serving");
+    for (path, expected) in [
+        (serving.key("triggers").key("http").key("port"), "m.yaml:6:9: spec.port: wrong"),
+        (serving.key("scaleOptions"), "m.yaml:9:15: spec.serving.triggers: wrong"),
+        (serving.key("timeout"), "m.yaml:8:5: spec.serving.timeout: wrong"),
+    ] {
+        assert_eq!(loaded.objects[0].diagnose(Problem::error(path, "wrong")).to_string(), expected);
+    }
+}
+
+#[test]
+fn base64_may_be_wrapped() {
+    let text = "\
+apiVersion: v1
+kind: Secret
+metadata: {name: s}
+data:
+  block: |
+    aHVu
+    dGVyMg==
+  quoted: \"aHVudGVy\\r\\nMg==\"
+";
+    assert_eq!(wrong(text), [""; 0]);
+    let secrets = load_text(text).catalog().secrets;
+    let data = &secrets[&ObjectName::new("default", "s")];
+    for key in ["block", "quoted"] {
+        assert_eq!(data.bytes(key), Some(b"hunter2".as_slice()), "{key}");
+    }
+    assert!(wrong(&text.replace("aHVu\n", "a Hu\n"))[0].contains("data.block: this is not base64"));
 }
 
 #[test]

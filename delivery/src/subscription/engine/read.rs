@@ -3,6 +3,8 @@
 use std::task::Context;
 
 use evoke_api::limits;
+use evoke_eventbus::bus::{Position, Record};
+use evoke_eventbus::subscription::LOST_END;
 use evoke_eventbus::subscription::feed::{Gone, Slice};
 use evoke_eventbus::subscription::ledger::Millis;
 
@@ -50,9 +52,10 @@ impl Engine {
         while left > 0 && self.room() > 0 && !self.check_stalled() && !self.has_queue() {
             match self.intake.next(cx) {
                 Next::Pending => return Ok(left < JUDGED_PER_STEP),
-                Next::Passed { input, upto, lost, before } => {
+                Next::Passed { input, upto, lost, before, latest } => {
                     self.lose(input, &[], lost, DELETED);
-                    self.note(input, Judged { upto, before, ..Judged::default() });
+                    let seen = latest.map_or(Millis(0), Millis::from);
+                    self.note(input, Judged { upto, count: 0, seen, before });
                 }
                 Next::Lost { input, events } => self.lose(input, &[], events, DELETED),
                 Next::Gone { gone: Gone::Closed, .. } => return Err(Closed),
@@ -64,7 +67,8 @@ impl Engine {
                     let seen = records.records().get(judged - 1).map_or(Millis(0), |record| record.appended.into());
                     if let Some(upto) = self.intake.take(input, judged) {
                         let before = records.before(upto);
-                        self.note(input, Judged { upto, count: judged as u64, seen, before });
+                        let latest = records.latest(upto).map_or(Millis(0), Millis::from);
+                        self.note(input, Judged { upto, count: judged as u64, seen: seen.max(latest), before });
                     }
                     left = left.saturating_sub(judged - 1);
                 }
@@ -82,9 +86,11 @@ impl Engine {
                 Verdict::Match if self.recent.as_mut().is_some_and(|recent| recent.repeats(input, record)) => {
                     matched += 1;
                     self.metrics.duplicates.inc();
+                    self.explain(record, "duplicate", None);
                 }
                 Verdict::Match => {
                     matched += 1;
+                    self.explain(record, "match", None);
                     let place = Place { input, at: record.at };
                     let is_sparse = index >= 64 && matched * SPARSE < index;
                     let event = if is_sparse { detached(&record.event) } else { record.event.clone() };
@@ -107,17 +113,35 @@ impl Engine {
                         return index + 1;
                     }
                 }
-                Verdict::NoMatch => self.metrics.not_matched.inc(),
-                Verdict::Waiting => self.metrics.waiting.inc(),
+                Verdict::NoMatch => {
+                    self.metrics.not_matched.inc();
+                    self.explain(record, "no_match", None);
+                }
+                Verdict::Waiting => {
+                    self.metrics.waiting.inc();
+                    self.explain(record, "waiting", None);
+                }
                 Verdict::Error(cause) => {
                     self.metrics.errors.inc();
-                    let id = record.event.id();
-                    tracing::debug!(target: "evoke::decision", subscriber = %self.route.id, id, cause, "no match");
+                    self.explain(record, "error", Some(cause.as_str()));
                 }
             }
         }
         self.matched(matched);
         records.records().len()
+    }
+
+    /// Says in the log what came of judging an event. Nothing is read of it while nobody listens.
+    fn explain(&self, Record { event, .. }: &Record, outcome: &'static str, cause: Option<&str>) {
+        tracing::debug!(
+            target: "evoke::decision",
+            subscriber = %self.route.id,
+            id = event.id(),
+            source = event.source(),
+            outcome,
+            cause,
+            "judged"
+        );
     }
 
     fn matched(&mut self, count: usize) {
@@ -141,21 +165,26 @@ impl Engine {
     /// The log does not have an input's place any more.
     fn gone(&mut self, input: usize, gone: Gone) {
         self.record();
-        let (to, unread, cause) = match gone {
-            Gone::Trimmed { first } => (first, true, "the bus gave them up before they were read"),
-            Gone::Ahead { end } => (end, false, "the bus has lost the end of its log"),
+        let (from, to, cause) = match gone {
+            Gone::Trimmed { first } => (Some(Position::default()), first, "the bus gave them up before they were read"),
+            Gone::Damaged { first, next } => (Some(first), next, "they are damaged where the bus keeps them"),
+            Gone::Ahead { end } => (None, end, LOST_END),
             Gone::Closed => return,
         };
-        let is_lost = |place: Place| if unread { place.at < to.at } else { place.at >= to.at };
+        let is_lost = |Place { at, .. }: Place| from.map_or(at >= to.at, |from| (from..to.at).contains(&at));
         let lost = self.shelf.places(input, is_lost);
-        let mut skipped = 0;
+        let (mut skipped, mut goes_on) = (0, to.at);
         self.book.update(|pages| {
             if let Some(ledger) = pages.change(input) {
                 let upto = ledger.upto();
-                let lost = if unread { ledger.trimmed(to) } else { ledger.ahead(to) };
+                let lost = match from {
+                    Some(from) => ledger.damaged(from, to),
+                    None => ledger.ahead(to),
+                };
+                goes_on = ledger.upto();
                 // Nobody knows how many they were: one at least.
                 skipped = lost.unread.unwrap_or(1);
-                tracing::warn!(subscriber = %self.route.id, from = %upto, to = %to.at, "the position moves to where the log is: {cause}");
+                tracing::warn!(subscriber = %self.route.id, from = %upto, to = %goes_on, "the position moves to where the log is: {cause}");
             }
             0
         });
@@ -163,13 +192,13 @@ impl Engine {
         if let Some(recent) = &mut self.recent {
             recent.clear();
         }
-        if !unread {
+        if from.is_none() {
             if self.flights.is_empty() && self.again.is_none() {
                 self.losses.clear();
             }
             self.losses.push((input, to.at));
         }
-        self.intake.seek(input, to.at);
+        self.intake.seek(input, goes_on);
     }
 
     /// True if enough events wait for others of their key. While one of these waits for a retry itself, its key must not hold up the

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use evoke_eventbus::subscription::ledger::{Ledger, Millis};
 use futures_util::future::BoxFuture;
 
 use super::Engine;
@@ -57,7 +58,10 @@ impl Engine {
                 && let Some(partition) = self.partitions.get(first.input)
             {
                 let (input, bus) = (first.input, Arc::clone(&self.route.bus));
-                let found = again::events(bus, partition.clone(), places.iter().map(|place| place.at).collect());
+                // Nothing that was judged is newer.
+                let seen = self.book.view(|pages| pages.ledger(input).map(Ledger::seen));
+                let seen = seen.filter(|seen| *seen > Millis(0)).unwrap_or(Millis(u64::MAX));
+                let found = again::events(bus, partition.clone(), places.iter().map(|place| place.at).collect(), seen);
                 let epoch = self.losses.len();
                 self.again = Some(Box::pin(async move { (input, epoch, found.await) }));
                 moved |= self.take_again(cx);
@@ -87,7 +91,7 @@ impl Engine {
             self.shelf.postpone(Place { input, at }, self.now + AGAIN_DELAY);
         }
         let lost: Vec<_> = found.lost.into_iter().map(|at| Place { input, at }).collect();
-        self.lose(input, &lost, 0, "they were trimmed while they waited for a retry");
+        self.lose(input, &lost, 0, "the bus does not have them any more, and they waited for a retry");
         true
     }
 }

@@ -64,6 +64,59 @@ async fn everything_is_delivered_over_kills_with_a_backlog_and_while_it_is_publi
     assert!(duplicates <= kills * 2 * plan.policy.max_in_flight, "{duplicates}");
 }
 
+/// Damages the data of the event of a number in the first file of the topic.
+fn damage(dir: &Path, number: usize) {
+    let path = dir.join("topics/shop.web.order/0000000001.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let mut end = 0;
+    for _ in 0..=number {
+        let data = bytes[end..].windows(100).position(|window| window.iter().all(|byte| *byte == b'x'));
+        end += data.unwrap() + 100;
+    }
+    bytes[end - 50] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_record_takes_no_event_that_waits_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = plan("a");
+    plan.policy.delay = 10 * MS;
+    plan.policy.delay_max = 10 * MS;
+    plan.policy.retry = u32::MAX;
+    let publish = async |bus: &Arc<EmbeddedBus>, numbers: std::ops::Range<usize>| {
+        let receipt = bus.publish(&partition("order"), numbers.map(event).collect()).await.unwrap();
+        assert!(receipt.await.iter().all(Result::is_ok));
+    };
+    let bus = open(dir.path());
+    let process = Process::on(Arc::clone(&bus) as _, CancellationToken::new());
+    bus.declare(&TopicSpec { name: topic("order"), partitions: 1 }).await.unwrap();
+    process.declare(&plan).await;
+    let fails = Script::new(|event, _| (MS, if event.id() == "1" { failure(503) } else { Outcome::Delivered }));
+    publish(&bus, 0..3).await;
+    let lane = process.run(&plan, &fails);
+    while fails.delivered().len() < 2 {
+        sleep(5 * MS).await;
+    }
+    lane.drain().await;
+    publish(&bus, 3..6).await;
+    process.subscriptions.close().await;
+    bus.close().await.unwrap();
+    drop((process, bus));
+
+    damage(dir.path(), 4);
+    let bus = open(dir.path());
+    let process = Process::on(Arc::clone(&bus) as _, CancellationToken::new());
+    let sink = Script::takes(Duration::ZERO);
+    let lane = process.run(&plan, &sink);
+    sink.attempts(3).await;
+    assert_eq!(sink.delivered().into_iter().collect::<Vec<_>>(), [(1, 1), (3, 1), (5, 1)]);
+    assert_eq!(process.metric("evoke_subscription_dropped_total", "a"), 1.0);
+    lane.drain().await;
+    process.subscriptions.close().await;
+    bus.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_subscribers_of_one_topic_each_get_everything_once() {
     let dir = tempfile::tempdir().unwrap();

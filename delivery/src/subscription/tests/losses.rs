@@ -129,3 +129,111 @@ async fn a_log_that_lost_its_end_is_read_from_its_new_end_on() {
     assert_eq!(sink.ids()[10..], ["20", "21", "22"]);
     lane.drain().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_lost_its_end_and_was_written_to_since_is_read_from_there_on() {
+    let mut plan = plan("a");
+    plan.policy.delay = 3600 * SECOND;
+    plan.policy.delay_max = 3600 * SECOND;
+    let (bus, process) = waiting(10, &plan).await;
+    let sink = Script::new(|event, _| (MS, if event.id() == "7" { failure(503) } else { Outcome::Delivered }));
+    let lane = process.run(&plan, &sink);
+    sink.attempts(10).await;
+    lane.drain().await;
+    sleep(SECOND).await;
+    // Others have written more than was lost by the time that somebody looks.
+    bus.cut(&partition("order"), 5);
+    bus.append(&partition("order"), (20..30).map(event).collect());
+    let process = Process::start(&bus);
+    let lane = process.run(&plan, &sink);
+    sink.attempts(20).await;
+    assert_eq!(sink.ids()[10..], ids(20..30));
+    // What waited for a retry beyond the copy's end is none of what is there now.
+    assert_eq!(process.metric(DROPPED, "a"), 1.0);
+    lane.drain().await;
+    let ledger = ledger(&bus, "a").await;
+    assert_eq!((ledger.upto(), ledger.open().len()), (Position(15), 0));
+    // Nothing has changed since.
+    let process = Process::start(&bus);
+    let lane = process.run(&plan, &sink);
+    bus.append(&partition("order"), vec![event(30)]);
+    sink.attempts(21).await;
+    assert_eq!((sink.ids()[20..].to_vec(), process.metric(DROPPED, "a")), (ids(30..31), 0.0));
+    lane.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_the_place_of_a_parked_event_by_now_is_not_taken_for_it() {
+    let mut plan = plan("a");
+    plan.policy.delay = 5 * SECOND;
+    let (bus, process) = waiting(5, &plan).await;
+    let sink = Script::new(|event, _| (MS, if event.id() == "3" { failure(503) } else { Outcome::Delivered }));
+    let lane = process.run(&plan, &sink);
+    sink.attempts(5).await;
+    sleep(SECOND).await;
+    bus.cut(&partition("order"), 3);
+    bus.append(&partition("order"), (30..32).map(event).collect());
+    sleep(10 * SECOND).await;
+    assert_eq!((sink.ids(), process.metric(DROPPED, "a")), (ids(0..5), 1.0));
+    lane.drain().await;
+    assert_eq!(ledger(&bus, "a").await.open().len(), 0);
+    let process = Process::start(&bus);
+    let lane = process.run(&plan, &sink);
+    sink.attempts(7).await;
+    assert_eq!((sink.ids()[5..].to_vec(), process.metric(DROPPED, "a")), (ids(30..32), 0.0));
+    lane.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_parked_event_that_somebody_deleted_at_the_end_of_the_log_holds_up_no_other() {
+    let mut plan = plan("a");
+    plan.policy.delay = 5 * SECOND;
+    let (bus, process) = waiting(5, &plan).await;
+    let sink = Script::new(|event, before| {
+        let fails = before == 0 && ["2", "3", "4"].contains(&event.id());
+        (MS, if fails { failure(503) } else { Outcome::Delivered })
+    });
+    let lane = process.run(&plan, &sink);
+    sink.attempts(5).await;
+    sleep(SECOND).await;
+    for at in [3, 4] {
+        bus.delete(&partition("order"), Position(at));
+    }
+    sink.attempts(6).await;
+    assert_eq!(sink.delivered().keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
+    // Each may be waited for before it is known.
+    sleep(60 * SECOND).await;
+    assert_eq!(process.metric(DROPPED, "a"), 2.0);
+    let ledger = ledger(&bus, "a").await;
+    assert_eq!((ledger.upto(), ledger.open().len()), (Position(5), 0));
+    lane.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_takes_nothing_that_waits_before_it() {
+    let mut plan = plan("a");
+    plan.policy.delay = 5 * SECOND;
+    let (bus, process) = waiting(5, &plan).await;
+    let sink = Script::new(|event, before| {
+        (MS, if before == 0 && event.id() == "1" { failure(503) } else { Outcome::Delivered })
+    });
+    let lane = process.run(&plan, &sink);
+    sink.attempts(5).await;
+    bus.damage(&partition("order"), 6..8);
+    append(&bus, 5..10);
+    sink.attempts(8).await;
+    assert_eq!(sink.ids()[5..], ["5", "8", "9"]);
+    assert_eq!(process.metric(DROPPED, "a"), 2.0);
+    sink.attempts(9).await;
+    assert_eq!((sink.ids()[8..].to_vec(), process.metric(DROPPED, "a")), (ids(1..2), 2.0));
+    lane.drain().await;
+    // Nor does it keep a window from being read again.
+    bus.damage(&partition("order"), 8..9);
+    plan.policy.deduplication_window = Some(3600 * SECOND);
+    let process = Process::start(&bus);
+    let lane = process.run(&plan, &sink);
+    append(&bus, 10..11);
+    sink.attempts(10).await;
+    assert_eq!((sink.ids()[9..].to_vec(), process.metric(DROPPED, "a")), (ids(10..11), 0.0));
+    lane.drain().await;
+}

@@ -1,7 +1,8 @@
 //! The smallest bus that keeps the contract: everything in memory, every call at once, time from tokio's clock so that it can be
 //! paused.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -26,6 +27,8 @@ pub(super) struct MemoryBus {
     /// The one topic that takes nothing.
     pub(super) refused_topic: Mutex<Option<TopicName>>,
     start: (Instant, SystemTime),
+    /// By how much the clock is ahead for now.
+    pub(super) ahead: Mutex<Duration>,
     health: watch::Sender<Health>,
     limit: usize,
     sparse: bool,
@@ -47,6 +50,10 @@ struct Log {
     inner: Mutex<(u64, Vec<Record>)>,
     grown: watch::Sender<()>,
     sparse: bool,
+    /// What is damaged.
+    damaged: Mutex<Option<Range<u128>>>,
+    /// What somebody has deleted.
+    deleted: Mutex<BTreeSet<u128>>,
 }
 
 /// Where the event of a number is.
@@ -96,6 +103,7 @@ impl MemoryBus {
             refuses_publish: AtomicBool::new(false),
             refused_topic: Mutex::default(),
             start: (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)),
+            ahead: Mutex::default(),
             health: watch::Sender::new(Health::Up),
             limit,
             sparse,
@@ -108,7 +116,7 @@ impl MemoryBus {
     }
 
     pub(super) fn now(&self) -> SystemTime {
-        self.start.1 + self.start.0.elapsed()
+        self.start.1 + self.start.0.elapsed() + *self.ahead.lock()
     }
 
     fn log(&self, partition: &Partition) -> Result<Arc<Log>, BusError> {
@@ -152,6 +160,16 @@ impl MemoryBus {
         self.log(partition).unwrap().inner.lock().1.truncate(keep);
     }
 
+    /// What lies there cannot be read any more.
+    pub(super) fn damage(&self, partition: &Partition, positions: Range<u128>) {
+        *self.log(partition).unwrap().damaged.lock() = Some(positions);
+    }
+
+    /// Somebody deletes an event.
+    pub(super) fn delete(&self, partition: &Partition, at: Position) {
+        self.log(partition).unwrap().deleted.lock().insert(at.0);
+    }
+
     fn mark(&self, partition: &Partition, from: From) -> Result<Mark, BusError> {
         let log = self.log(partition)?;
         let inner = log.inner.lock();
@@ -165,7 +183,8 @@ impl MemoryBus {
                 records.get(since).map_or(end, |record| record.at.0)
             }
         };
-        let ahead = (records.len() - records.partition_point(|record| record.at.0 < at)) as u64;
+        let deleted = log.deleted.lock().range(at..).count();
+        let ahead = (records.len() - records.partition_point(|record| record.at.0 < at) - deleted) as u64;
         let exact = !self.sparse || at <= first || ahead < 4;
         let ahead = if exact { ahead } else { ahead / 2 };
         let appended = self.sparse.then_some(appended);
@@ -189,11 +208,19 @@ impl Reader for MemoryReader {
                     self.log.allows(&inner, self.at)?;
                     let mut bytes = 0;
                     let rest = &inner.1[inner.1.partition_point(|record| record.at.0 < self.at)..];
+                    let damaged = self.log.damaged.lock().clone().unwrap_or_default();
+                    if damaged.contains(&self.at) && !rest.is_empty() {
+                        let [first, next] = [damaged.start, damaged.end].map(Position);
+                        return Err(BusError::Damaged { first, next });
+                    }
                     let fits = |record: &&Record| {
                         bytes += record.event.encoded_len();
-                        bytes <= max_bytes || bytes == record.event.encoded_len()
+                        let is_whole = !damaged.contains(&record.at.0);
+                        is_whole && (bytes <= max_bytes || bytes == record.event.encoded_len())
                     };
-                    let mut records: Vec<_> = rest.iter().take_while(fits).cloned().collect();
+                    let deleted = self.log.deleted.lock();
+                    let there = rest.iter().filter(|record| !deleted.contains(&record.at.0));
+                    let mut records: Vec<_> = there.take_while(fits).cloned().collect();
                     if let Some(last) = records.last() {
                         self.at = last.at.0 + 1;
                         let is_all = self.log.sparse && records.len() == rest.len();

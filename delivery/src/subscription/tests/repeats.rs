@@ -62,6 +62,26 @@ async fn a_restart_and_a_kill_remember_what_was_delivered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_that_was_ahead_for_a_while_empties_no_window() {
+    let plan = windowed(60 * SECOND);
+    let (bus, process) = waiting(0, &plan).await;
+    let sink = Script::takes(MS);
+    let lane = process.run(&plan, &sink);
+    // Later than the clock of any machine that this runs on.
+    *bus.ahead.lock() = 3_600 * 24 * 365 * 100 * SECOND;
+    come(&bus, &[1]).await;
+    *bus.ahead.lock() = Duration::ZERO;
+    come(&bus, &[2]).await;
+    lane.drain().await;
+    let process = Process::start(&bus);
+    let lane = process.run(&plan, &sink);
+    come(&bus, &[2, 3]).await;
+    assert_eq!(sink.ids(), ["1", "2", "3"]);
+    assert_eq!(outcomes(&process), [1.0, 0.0, 1.0]);
+    lane.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_never_delivered_is_no_repeat_after_a_restart_either() {
     let mut plan = windowed(3600 * SECOND);
     let (bus, process) = waiting(0, &plan).await;
