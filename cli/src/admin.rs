@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::uri::{Authority, Uri};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -50,8 +51,9 @@ fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-/// Serves until cancelled. A page on the web must not read a laptop's metrics through its browser, so an address on the loopback
-/// interface answers only requests that name it as such.
+/// Serves until cancelled. A page on the web must not read a laptop's metrics through its browser, nor those of a network that
+/// only the browser can reach, so pages of elsewhere are refused; an address on the loopback interface also refuses requests that
+/// do not name it as such.
 ///
 /// # Errors
 /// When the listener fails.
@@ -64,10 +66,7 @@ pub(crate) async fn serve(
 ) -> std::io::Result<()> {
     let loopback = listener.local_addr()?.ip().is_loopback();
     let guarded = api.router().layer(middleware::from_fn_with_state(token, access::check));
-    let mut router = router(admin).merge(guarded);
-    if loopback {
-        router = router.layer(middleware::from_fn(only_local));
-    }
+    let router = router(admin).merge(guarded).layer(middleware::from_fn_with_state(loopback, welcome));
     axum::serve(listener, router).with_graceful_shutdown(cancel.cancelled_owned()).await
 }
 
@@ -88,20 +87,33 @@ async fn status(State(admin): State<Admin>) -> Response {
     axum::Json(admin.readiness.borrow().as_ref()).into_response()
 }
 
-async fn only_local(request: Request, next: Next) -> Response {
-    if is_local(request.headers()) {
+async fn welcome(State(loopback): State<bool>, request: Request, next: Next) -> Response {
+    if is_welcome(request.headers(), request.uri(), loopback) {
         return next.run(request).await;
     }
-    (StatusCode::FORBIDDEN, "this address answers only requests to localhost, without a foreign Origin\n")
-        .into_response()
+    let text = if loopback {
+        "this address answers only requests to localhost, without a foreign Origin\n"
+    } else {
+        "this address answers no pages of elsewhere: the Origin is not the Host\n"
+    };
+    (StatusCode::FORBIDDEN, text).into_response()
 }
 
-fn is_local(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text(header::HOST).is_none_or(is_local_authority);
-    let origin = text(header::ORIGIN)
-        .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, authority)| is_local_authority(authority)));
-    host && origin
+/// Programs send no Origin. By which names a machine goes off its loopback interface nobody knows here, so that there the Host may
+/// be any, as long as a page is of the same.
+fn is_welcome(headers: &HeaderMap, uri: &Uri, loopback: bool) -> bool {
+    // What cannot be read is no name that anybody has.
+    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    let host = host.or_else(|| uri.authority().map(Authority::as_str));
+    let origin = headers.get(header::ORIGIN).map(|origin| {
+        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        origin.map_or("", |(_, authority)| authority)
+    });
+    match origin {
+        _ if loopback => host.is_none_or(is_local_authority) && origin.is_none_or(is_local_authority),
+        Some(origin) => !origin.is_empty() && host.is_some_and(|host| host.eq_ignore_ascii_case(origin)),
+        None => true,
+    }
 }
 
 /// True for `localhost` and loopback addresses, with or without a port.
@@ -118,6 +130,15 @@ fn is_local_authority(authority: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn takes(host: &str, origin: Option<&str>, loopback: bool) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, host.parse().unwrap());
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+        }
+        is_welcome(&headers, &Uri::from_static("/metrics"), loopback)
+    }
+
     #[test]
     fn only_requests_to_this_machine_are_local() {
         for (host, origin, local) in [
@@ -131,12 +152,30 @@ mod tests {
             ("localhost:9490", Some("http://6.6.6.6"), false),
             ("localhost:9490", Some("null"), false),
         ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, host.parse().unwrap());
-            if let Some(origin) = origin {
-                headers.insert(header::ORIGIN, origin.parse().unwrap());
-            }
-            assert_eq!(is_local(&headers), local, "{host} {origin:?}");
+            assert_eq!(takes(host, origin, true), local, "{host} {origin:?}");
+        }
+    }
+
+    #[test]
+    fn pages_of_elsewhere_are_refused_at_every_address() {
+        for (host, origin, welcome) in [
+            ("evoke.example:9490", None, true),
+            ("10.0.0.7:9490", None, true),
+            ("evoke.example:9490", Some("http://Evoke.example:9490"), true),
+            ("evoke.example:9490", Some("http://evoke.example"), false),
+            ("evoke.example:9490", Some("https://evil.example"), false),
+            ("evoke.example:9490", Some("http://localhost:9490"), false),
+            ("evoke.example:9490", Some("null"), false),
+            ("", Some("null"), false),
+        ] {
+            assert_eq!(takes(host, origin, false), welcome, "{host} {origin:?}");
+        }
+    }
+
+    #[test]
+    fn the_host_of_a_request_without_that_header_is_in_its_target() {
+        for (target, local) in [("http://localhost:9490/metrics", true), ("http://evil.example/metrics", false)] {
+            assert_eq!(is_welcome(&HeaderMap::new(), &Uri::from_static(target), true), local, "{target}");
         }
     }
 }

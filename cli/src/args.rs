@@ -9,6 +9,9 @@ use evoke_api::manifest::Override;
 use crate::send::SendArgs;
 use crate::tools::args::{DlqCommand, JobCommand, ReplayArgs, SubscriptionCommand};
 
+/// Where webhook sources listen that name no port of their own.
+const LISTEN: &str = "127.0.0.1:8080";
+
 /// Events to functions: sources publish CloudEvents on a durable bus, CEL triggers fan them out to functions.
 #[derive(Debug, Parser)]
 #[command(name = "evoke", version, max_term_width = 110)]
@@ -81,7 +84,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub manifests: ManifestArgs,
 
-    /// Where the embedded bus and all positions are kept. One running evoke per directory.
+    /// Where embedded buses with their positions are kept, and the name of this process. One running evoke per directory.
     #[arg(long, value_name = "DIR", default_value = ".evoke", env = "EVOKE_DATA_DIR")]
     pub data_dir: PathBuf,
 
@@ -99,7 +102,7 @@ pub struct RunArgs {
     pub admin_token_file: Option<PathBuf>,
 
     /// Where webhook sources listen that name no port of their own; port 0 picks a free one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDR", default_value = LISTEN)]
     pub listen: SocketAddr,
 
     /// How log lines are written, on standard error.
@@ -126,6 +129,10 @@ pub struct ValidateArgs {
     /// What to check.
     #[command(flatten)]
     pub manifests: ManifestArgs,
+
+    /// Where `run` is to listen: webhooks may share its port, but not a path on it.
+    #[arg(long, value_name = "ADDR", default_value = LISTEN)]
+    pub listen: SocketAddr,
 
     /// The other objects are elsewhere, such as in a cluster: a reference to nothing is a warning.
     #[arg(long)]
@@ -164,5 +171,11 @@ mod tests {
         let addresses = [args.admin, args.listen].map(|address| address.to_string());
         assert_eq!(addresses, ["127.0.0.1:9490", "127.0.0.1:8080"]);
         assert_eq!(args.data_dir, std::path::Path::new(".evoke"));
+        let Ok(Cli { command: Command::Validate(validate), .. }) =
+            Cli::try_parse_from(["evoke", "validate", "manifests"])
+        else {
+            panic!("`evoke validate manifests` is a command");
+        };
+        assert_eq!(validate.listen, args.listen);
     }
 }

@@ -26,12 +26,16 @@ pub mod tools;
 pub mod validate;
 
 pub use args::Cli;
-use args::Command;
+use args::{Command, LogFormat};
 use tools::args::Tool;
 
 /// Does what the command line says: 0 when it worked, 1 with one message on standard error when it did not. Wrong usage is
 /// clap's, with 2.
 pub fn main(cli: Cli) -> ExitCode {
+    let format = match &cli.command {
+        Command::Run(args) => args.log_format,
+        _ => LogFormat::Text,
+    };
     let done: Result<bool, Box<dyn std::error::Error>> = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| true).map_err(Into::into),
         Command::Validate(args) => validate::validate(&args).map_err(Into::into),
@@ -46,8 +50,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            let style = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Red.into()));
-            anstream::eprintln!("{style}error:{style:#} {error}");
+            logging::fail(format, &error);
             ExitCode::FAILURE
         }
     }

@@ -14,6 +14,8 @@
 //! | `watch` | when manifests change |
 //! | `banner` | the pipeline, as it is printed |
 
+use std::net::SocketAddr;
+
 use evoke_api::manifest::{self, Loaded, Schemas};
 
 use crate::args::ManifestArgs;
@@ -27,7 +29,7 @@ pub(crate) mod metrics;
 pub(crate) mod pipeline;
 pub(crate) mod plan;
 pub(crate) mod readiness;
-mod vault;
+pub(crate) mod vault;
 pub(crate) mod watch;
 
 /// Reads the manifests that the command line names.
@@ -36,4 +38,9 @@ pub(crate) fn read(schemas: &Schemas, args: &ManifestArgs) -> Loaded {
     let mut loaded = manifest::load(schemas, &files, &args.overrides);
     loaded.report(diagnostics);
     loaded
+}
+
+/// The port that webhooks share, where it is known before they listen.
+pub(crate) fn shared_port(listen: SocketAddr) -> Option<u16> {
+    Some(listen.port()).filter(|port| *port != 0)
 }

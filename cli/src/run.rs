@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use evoke_api::limits;
 use evoke_api::manifest::{Diagnostic, Loaded, Schemas};
+use evoke_delivery::running::Drained;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -24,10 +25,14 @@ use crate::local::pipeline::{Accepted, Deadlines, Pipeline, Refused, Site};
 use crate::local::plan::{Plans, Purpose, plan};
 use crate::local::readiness::Readiness;
 use crate::local::watch::Watch;
-use crate::local::{banner, read};
+use crate::local::{banner, read, shared_port, vault};
 use crate::logging;
 use crate::signals::Signals;
 use crate::validate::count;
+
+mod shown;
+
+use shown::{Shown, publish};
 
 /// How often readiness is looked at.
 const READINESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -57,7 +62,7 @@ pub enum RunError {
     /// The operating system refuses something that every program needs.
     #[error("{0}")]
     System(String),
-    /// The drain took too long, or was cut short.
+    /// The drain took too long, was cut short, or had to cut deliveries short.
     #[error("{0}; what was not finished is delivered again at the next start")]
     Undrained(String),
 }
@@ -82,8 +87,11 @@ async fn session(args: &RunArgs) -> Result<(), RunError> {
     let started = Instant::now();
     let mut signals = Signals::new().map_err(|error| RunError::System(format!("cannot handle signals: {error}")))?;
     let schemas = Schemas::new();
-    let (loaded, plans) = load(&schemas, args);
-    report(&loaded.diagnostics);
+    // What changes while it is read for the first time is to be read again.
+    let mut watch = Watch::new(&args.manifests.paths)
+        .map_err(|error| RunError::System(format!("cannot watch the manifests for changes: {error}")))?;
+    let (loaded, plans) = load(&schemas, args, &mut watch);
+    report(args, &loaded.diagnostics);
     if loaded.has_errors() {
         let errors = loaded.diagnostics.iter().filter(|d| d.is_error()).count();
         return Err(RunError::Manifests(count(errors, "error")));
@@ -91,24 +99,23 @@ async fn session(args: &RunArgs) -> Result<(), RunError> {
     if let Some(unknown) = args.abandon.iter().find(|name| !plans.buses.keys().any(|bus| names(name, &label(bus)))) {
         return Err(RunError::System(format!("--abandon {unknown}: these manifests use no bus of that name")));
     }
-    let watch = Watch::new(&args.manifests.paths)
-        .map_err(|error| RunError::System(format!("cannot watch the manifests for changes: {error}")))?;
-    let listener =
-        TcpListener::bind(args.admin).await.map_err(|source| RunError::Admin { address: args.admin, source })?;
-    let admin_address = listener.local_addr().map_err(|source| RunError::Admin { address: args.admin, source })?;
-
     let token = match &args.admin_token_file {
         Some(file) => Token::read(file)
             .map_err(|error| RunError::System(format!("--admin-token-file {}: {error}", file.display())))?,
         None => Token::default(),
     };
     let metrics = Metrics::new().map_err(|error| RunError::System(format!("cannot register metrics: {error}")))?;
-    let (readiness_tx, readiness) = watch::channel(Arc::new(Readiness::starting()));
-    let admin = Admin { registry: metrics.registry.clone(), readiness };
+    let registry = metrics.registry.clone();
     let board = Board::default();
     let site = Site::new(args.data_dir.clone(), args.listen, metrics, board.clone()).map_err(|error| {
         RunError::System(format!("cannot use the data directory {}: {error}", args.data_dir.display()))
     })?;
+    // Who starts a second evoke on a data directory is to be told of that, not of the address that the first one has as well.
+    let listener =
+        TcpListener::bind(args.admin).await.map_err(|source| RunError::Admin { address: args.admin, source })?;
+    let admin_address = listener.local_addr().map_err(|source| RunError::Admin { address: args.admin, source })?;
+    let (readiness_tx, readiness) = watch::channel(Arc::new(Readiness::starting()));
+    let admin = Admin { registry, readiness };
     let api = Api::new(board, site.instance());
     let unix = match socket::listen(&args.data_dir).await {
         Ok(unix) => Some(unix),
@@ -129,17 +136,18 @@ async fn session(args: &RunArgs) -> Result<(), RunError> {
 
     let mut pipeline = Pipeline::new(site);
     banner::print(&plans, args, admin_address);
+    let shown = Shown::new("run", &pipeline, &readiness_tx);
     let begin = async {
         let accepted = pipeline.accept(plans, &args.abandon).await?;
         pipeline.apply(accepted).await
     };
     let begun = tokio::select! {
-        begun = begin => Some(begun),
+        begun = shown.during(Box::pin(begin)) => Some(begun),
         _ = signals.next() => None,
     };
-    let mut session = Session { args, schemas, pipeline, readiness: readiness_tx, started };
+    let mut session = Session { args, schemas, watch, pipeline, readiness: readiness_tx, started };
     let ended = match begun {
-        Some(Ok(())) => session.steer(&mut signals, &watch).await,
+        Some(Ok(())) => session.steer(&mut signals).await,
         Some(Err(refused)) => Err(refused.into()),
         None => Ok(()),
     };
@@ -150,16 +158,21 @@ async fn session(args: &RunArgs) -> Result<(), RunError> {
     ended.and(drained)
 }
 
-fn load(schemas: &Schemas, args: &RunArgs) -> (Loaded, Plans) {
-    let mut loaded = read(schemas, &args.manifests);
-    let shared_port = Some(args.listen.port()).filter(|port| *port != 0);
-    let plans = plan(&mut loaded, args.manifests.bus, Purpose::Run, shared_port);
-    (loaded, plans)
+/// Reads and plans the manifests.
+fn load(schemas: &Schemas, args: &RunArgs, watch: &mut Watch) -> (Loaded, Plans) {
+    loop {
+        let mut loaded = read(schemas, &args.manifests);
+        let plans = plan(&mut loaded, args.manifests.bus, Purpose::Run, shared_port(args.listen));
+        // Only the manifests say which files these are, and what was read before they were watched may be old.
+        if !watch.credentials(vault::files(&loaded.objects)) {
+            return (loaded, plans);
+        }
+    }
 }
 
-fn report(diagnostics: &[Diagnostic]) {
+fn report(args: &RunArgs, diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
-        anstream::eprintln!("{diagnostic}");
+        logging::diagnose(args.log_format, diagnostic);
     }
 }
 
@@ -172,6 +185,7 @@ fn draining(signal: &str) -> Result<(), RunError> {
 struct Session<'a> {
     args: &'a RunArgs,
     schemas: Schemas,
+    watch: Watch,
     pipeline: Pipeline,
     readiness: watch::Sender<Arc<Readiness>>,
     started: Instant,
@@ -179,7 +193,7 @@ struct Session<'a> {
 
 impl Session<'_> {
     /// Keeps the pipeline in step with the manifests until a signal.
-    async fn steer(&mut self, signals: &mut Signals, watch: &Watch) -> Result<(), RunError> {
+    async fn steer(&mut self, signals: &mut Signals) -> Result<(), RunError> {
         let mut look = tokio::time::interval(READINESS_INTERVAL);
         let mut settled = Instant::now();
         let mut was_ready = false;
@@ -187,21 +201,25 @@ impl Session<'_> {
             tokio::select! {
                 biased;
                 signal = signals.next() => return draining(signal),
-                () = watch.changed() => tokio::select! {
-                    biased;
-                    // A part that does not start or end must not keep evoke from ending.
-                    signal = signals.next() => return draining(signal),
-                    reloaded = self.reload() => reloaded?,
-                },
+                () = self.watch.changed() => {
+                    let shown = self.shown("reload");
+                    tokio::select! {
+                        biased;
+                        // A part that does not start or end must not keep evoke from ending.
+                        signal = signals.next() => return draining(signal),
+                        reloaded = shown.during(Box::pin(self.reload())) => reloaded?,
+                    }
+                }
                 _ = look.tick() => {
                     if let Some(refused) = self.pipeline.turned_away() {
                         return Err(refused.into());
                     }
                     if self.pipeline.is_waiting() && settled.elapsed() >= SETTLE_INTERVAL {
+                        let shown = self.shown("settle");
                         tokio::select! {
                             biased;
                             signal = signals.next() => return draining(signal),
-                            () = self.pipeline.settle() => {}
+                            () = shown.during(Box::pin(self.pipeline.settle())) => {}
                         }
                         settled = Instant::now();
                     }
@@ -212,23 +230,21 @@ impl Session<'_> {
                         tracing::info!(after = ?self.started.elapsed(), "ready");
                     }
                     was_ready = is_ready;
-                    self.readiness.send_if_modified(|old| {
-                        let is_new = **old != readiness;
-                        if is_new {
-                            *old = Arc::new(readiness);
-                        }
-                        is_new
-                    });
+                    publish(&self.readiness, readiness);
                 }
             }
         }
     }
 
+    fn shown(&self, what: &'static str) -> Shown {
+        Shown::new(what, &self.pipeline, &self.readiness)
+    }
+
     /// Takes a change of the manifests over as a whole, or keeps what runs.
     async fn reload(&mut self) -> Result<(), RunError> {
-        let (loaded, plans) = load(&self.schemas, self.args);
+        let (loaded, plans) = load(&self.schemas, self.args, &mut self.watch);
         let accepted = if loaded.has_errors() {
-            report(&loaded.diagnostics);
+            report(self.args, &loaded.diagnostics);
             let errors = loaded.diagnostics.iter().filter(|d| d.is_error()).count();
             Err(count(errors, "error"))
         } else {
@@ -246,7 +262,7 @@ impl Session<'_> {
             self.pipeline.metrics().reloaded(true);
             return Ok(());
         }
-        report(&loaded.diagnostics);
+        report(self.args, &loaded.diagnostics);
         let before = Accepted::again(self.pipeline.plans());
         let applied = self.pipeline.apply(accepted).await;
         self.pipeline.metrics().reloaded(applied.is_ok());
@@ -267,8 +283,9 @@ impl Session<'_> {
             drained = tokio::time::timeout_at(deadline, self.pipeline.stop(Deadlines::before(deadline))) => drained,
         };
         match drained {
-            Ok(()) if say => tracing::info!("drained"),
-            Ok(()) => {}
+            Ok(Drained::Whole) if say => tracing::info!("drained"),
+            Ok(Drained::Whole) => {}
+            Ok(Drained::CutShort) => return Err(RunError::Undrained("not all deliveries ended in time".to_owned())),
             Err(_) => return Err(RunError::Undrained(format!("the drain took longer than {:?}", limits::DRAIN))),
         }
         Ok(())

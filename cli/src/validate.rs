@@ -6,7 +6,7 @@ use evoke_api::manifest::{Diagnostic, Schemas};
 
 use crate::args::{Output, ValidateArgs};
 use crate::local::plan::{Purpose, plan};
-use crate::local::read;
+use crate::local::{read, shared_port};
 
 /// Checks the manifests and prints what was found on standard output. True when there are no errors.
 ///
@@ -14,7 +14,8 @@ use crate::local::read;
 /// When standard output cannot be written.
 pub fn validate(args: &ValidateArgs) -> io::Result<bool> {
     let mut loaded = read(&Schemas::new(), &args.manifests);
-    plan(&mut loaded, args.manifests.bus, Purpose::Validate { partial: args.partial }, None);
+    let purpose = Purpose::Validate { partial: args.partial };
+    plan(&mut loaded, args.manifests.bus, purpose, shared_port(args.listen));
     let errors = loaded.diagnostics.iter().filter(|d| d.is_error()).count();
     let warnings = loaded.diagnostics.len() - errors;
     let mut out = io::stdout().lock();

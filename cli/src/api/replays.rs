@@ -31,6 +31,7 @@ pub(super) struct Asked {
     namespace: String,
     trigger: String,
     subscriber: Option<String>,
+    /// The bus that is meant; it has to be the Trigger's.
     bus: Option<String>,
     /// The time to start at.
     since: Option<String>,
@@ -53,9 +54,20 @@ struct Part {
 pub(super) async fn replay(State(api): State<Api>, Json(asked): Json<Asked>) -> Result<Response, ApiError> {
     let to = asked.to.as_ref().map(|to| read_url(to.expose())).transpose()?;
     let span = span(&asked)?;
+    let meant = asked.bus.as_deref().map(|bus| api.buses(Some(bus))).transpose()?;
     let mut parts = Vec::new();
     for subscriber in subscribers(&api, &asked)? {
         let label = subscriber.bus.clone();
+        if let Some(meant) = &meant
+            && meant.iter().all(|(meant, _)| *meant != label)
+        {
+            let meant: Vec<&str> = meant.iter().map(|(meant, _)| meant.as_str()).collect();
+            return Err(ApiError::bad(format!(
+                "{} reads bus {label}, not {}: only what is on the bus of its Trigger can be replayed",
+                subscriber.plan.id,
+                meant.join(", ")
+            )));
+        }
         let Some((_, bus)) = api.buses(Some(&label))?.into_iter().next() else { continue };
 
         let ranges = jobs::ranges(&bus.subscriptions, &subscriber.plan.topics, &span).await;

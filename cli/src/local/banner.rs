@@ -11,10 +11,11 @@ use evoke_delivery::plan::{DeadLetterPlan, SinkPlan, SubscriptionPlan};
 use super::buses::label;
 use super::plan::Plans;
 use crate::args::RunArgs;
+use crate::logging;
 
 /// Prints what starts.
 pub(crate) fn print(plans: &Plans, args: &RunArgs, admin: SocketAddr) {
-    anstream::print!("{}", render(plans, args, admin));
+    logging::print(&mut anstream::stdout(), &render(plans, args, admin));
 }
 
 fn render(plans: &Plans, args: &RunArgs, admin: SocketAddr) -> String {
@@ -38,7 +39,11 @@ fn render(plans: &Plans, args: &RunArgs, admin: SocketAddr) -> String {
                 SourcePlan::Redis(redis) => format!("redis {}", redis.key()),
                 SourcePlan::Mqtt(mqtt) => format!("mqtt {}, topic {}", mqtt.broker(), mqtt.topic()),
                 SourcePlan::Nats(nats) => format!("nats {}, {}", nats.servers(), nats.reads()),
-                SourcePlan::Webhook(webhook) => format!("{} {}", webhook.method, webhook.url(args.listen)),
+                SourcePlan::Webhook(webhook) => match webhook.address(args.listen).port() {
+                    // A log line says which one, once it is bound.
+                    0 => format!("{} {}, on a free port", webhook.method, webhook.path),
+                    _ => format!("{} {}", webhook.method, webhook.url(args.listen)),
+                },
             };
             line("source", &format!("{}/{}", plan.name, event.origin.event), &what);
         }

@@ -1,15 +1,16 @@
 //! Which kind each bus was when it last ran here, as the data directory remembers, and what a bus that becomes another kind leaves
-//! behind.
+//! behind. So does one whose name comes to mean another bus: a name that means a ClusterEventBus is remembered as a kind of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use evoke_api::names::SubscriptionId;
+use evoke_api::catalog::BusName;
+use evoke_api::names::{ObjectName, SubscriptionId};
 
-use super::buses;
+use super::buses::{self, label};
 use super::plan::Plans;
 
 const FILE: &str = "BUSES";
@@ -17,6 +18,10 @@ const FORMAT: &str = "evoke buses, format ";
 const VERSION: &str = "1";
 /// A bus of which nothing is written down is of this kind where it has a folder: what came before did not write it down.
 const EMBEDDED: &str = "embedded";
+/// What a name is in its namespace that means a ClusterEventBus.
+const CLUSTER: &str = "cluster";
+/// A line, of no bus, in a file that has every name which meant a ClusterEventBus. What came before wrote none of them down.
+const COMPLETE: (&str, &str) = ("_names", "known");
 /// How many subscriptions an error names.
 const NAMED: usize = 10;
 
@@ -27,7 +32,7 @@ pub(crate) struct Kinds {
     kinds: BTreeMap<String, String>,
 }
 
-/// A bus that is to be of another kind than it was.
+/// A bus that is to be of another kind than it was, or a name that is to mean another one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     /// Its label.
@@ -77,33 +82,95 @@ impl Kinds {
         if self.kinds.get(bus).is_some_and(|old| old == kind) {
             return Ok(());
         }
-        self.kinds.insert(bus.to_owned(), kind.to_owned());
+        let mut kinds = self.kinds.clone();
+        kinds.insert(bus.to_owned(), kind.to_owned());
+        self.write(kinds)
+    }
+
+    /// Remembers which names mean a ClusterEventBus, durably.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn set_names(&mut self, plans: &Plans) -> io::Result<()> {
+        let mut kinds = self.kinds.clone();
+        kinds.insert(COMPLETE.0.to_owned(), COMPLETE.1.to_owned());
+        for name in cluster_names(plans) {
+            kinds.insert(label(&BusName::Namespaced(name)), CLUSTER.to_owned());
+        }
+        if kinds == self.kinds { Ok(()) } else { self.write(kinds) }
+    }
+
+    fn write(&mut self, kinds: BTreeMap<String, String>) -> io::Result<()> {
         let (path, new) = (self.data_dir.join(FILE), self.data_dir.join(format!("{FILE}.new")));
         let mut file = File::create(&new)?;
         writeln!(file, "{FORMAT}{VERSION}")?;
-        for (bus, kind) in &self.kinds {
+        for (bus, kind) in &kinds {
             writeln!(file, "{bus} {kind}")?;
         }
         file.sync_all()?;
         fs::rename(&new, &path)?;
-        File::open(&self.data_dir)?.sync_all()
+        File::open(&self.data_dir)?.sync_all()?;
+        self.kinds = kinds;
+        Ok(())
     }
 
-    /// The buses that are of another kind in `plans`, and what waits on the old ones. None of those may run.
-    pub(crate) async fn changes(&self, plans: &Plans) -> Vec<Change> {
+    /// The buses that are of another kind in `plans`, and the names that mean another bus, with what waits on the old ones. `running` has
+    /// the labels of those that run, at which nobody can look.
+    pub(crate) async fn changes(&self, plans: &Plans, running: &BTreeSet<String>) -> Vec<Change> {
         let mut changes = Vec::new();
         for (name, plan) in &plans.buses {
-            let (bus, now) = (buses::label(name), plan.kind.name());
+            let (bus, now) = (label(name), plan.kind.name());
             let Some(was) = self.of(&bus).filter(|was| *was != now) else { continue };
-            let left = if was == EMBEDDED {
-                buses::waiting(&bus, &self.data_dir).await.map_or_else(Left::Unknown, Left::Events)
-            } else {
-                Left::Unknown("these manifests do not say where it is".to_owned())
-            };
+            let left = self.left(&bus, was, running).await;
             changes.push(Change { was: was.to_owned(), bus, now, left });
+        }
+        for name in cluster_names(plans) {
+            let meant = label(&BusName::Cluster(name.name.to_string()));
+            // Of a ClusterEventBus that ran before such names were written down, they are taken to have meant it.
+            if !self.kinds.contains_key(COMPLETE.0) && self.of(&meant).is_some() {
+                continue;
+            }
+            let bus = label(&BusName::Namespaced(name));
+            let Some(was) = self.of(&bus).filter(|was| *was != CLUSTER) else { continue };
+            let left = self.left(&bus, was, running).await;
+            changes.push(Change { was: was.to_owned(), bus, now: CLUSTER, left });
         }
         changes
     }
+
+    /// What waits on the bus that `bus` was.
+    async fn left(&self, bus: &str, was: &str, running: &BTreeSet<String>) -> Left {
+        // A label's namespace has no dot.
+        let (namespace, name) = bus.split_once('.').unwrap_or((bus, ""));
+        let of_cluster = was == CLUSTER;
+        let held = if of_cluster { label(&BusName::Cluster(name.to_owned())) } else { bus.to_owned() };
+        let kind = if of_cluster { self.of(&held) } else { Some(was) };
+        if running.contains(&held) {
+            return Left::Unknown("it still runs: stop evoke, then start it again".to_owned());
+        }
+        if kind != Some(EMBEDDED) {
+            return Left::Unknown("these manifests do not say where it is".to_owned());
+        }
+        match buses::waiting(&held, &self.data_dir).await {
+            // What others have on a ClusterEventBus is not left behind.
+            Ok(waiting) => {
+                let is_left = |id: &SubscriptionId| !of_cluster || *id.owner.namespace == *namespace;
+                Left::Events(waiting.into_iter().filter(|(id, _)| is_left(id)).collect())
+            }
+            Err(why) => Left::Unknown(why),
+        }
+    }
+}
+
+/// The namespaces and names under which Triggers and EventSources mean a ClusterEventBus.
+fn cluster_names(plans: &Plans) -> BTreeSet<ObjectName> {
+    let triggers = plans.triggers.values().map(|plan| (&plan.name, Some(&plan.bus)));
+    let sources = plans.event_sources.values().map(|plan| (&plan.name, plan.bus.as_ref()));
+    let meant = triggers.chain(sources).filter_map(|(of, bus)| match bus {
+        Some(BusName::Cluster(name)) => Some(ObjectName::new(of.namespace.clone(), name.as_str())),
+        Some(BusName::Namespaced(_) | BusName::Default(_)) | None => None,
+    });
+    meant.collect()
 }
 
 fn parse(text: &str) -> Result<BTreeMap<String, String>, String> {
@@ -144,13 +211,22 @@ impl Change {
     /// Why the change is not made, and the ways out.
     pub(crate) fn refusal(&self) -> String {
         let Self { bus, was, now, left } = self;
-        // A label's namespace has no dot.
-        let flag = bus.replacen('.', "/", 1);
+        // A label's namespace has no dot. Manifests that mean a ClusterEventBus have no bus in the namespace.
+        let flag = match bus.split_once('.') {
+            Some((_, name)) if *now == CLUSTER => name.to_owned(),
+            _ => bus.replacen('.', "/", 1),
+        };
+        let (was, now) = (spelled(was), spelled(now));
         format!(
             "it was {was} and would become {now}, and {left}: run the manifests that it had until `evoke subscription list` shows that \
              nothing waits, or give up what waits with --abandon {flag}"
         )
     }
+}
+
+/// A kind, in words.
+fn spelled(kind: &str) -> &str {
+    if kind == CLUSTER { "the ClusterEventBus of that name" } else { kind }
 }
 
 impl fmt::Display for Left {
@@ -175,8 +251,8 @@ impl fmt::Display for Left {
 
 #[cfg(test)]
 mod tests {
-    use evoke_api::catalog::BusName;
-    use evoke_api::names::{ObjectName, TopicName};
+    use evoke_api::names::TopicName;
+    use evoke_delivery::plan::DeadLetterPlan;
     use evoke_eventbus::bus::{EventBus, From, Partition};
     use evoke_eventbus::embedded::{EmbeddedBus, EmbeddedOptions};
     use evoke_eventbus::event::Event;
@@ -184,32 +260,60 @@ mod tests {
     use evoke_eventbus::plan::redis::RedisPlan;
     use evoke_eventbus::plan::{BusKind, BusPlan, EmbeddedPlan};
     use evoke_eventbus::subscription::{Settings, Subscriptions, metrics};
+    use evoke_eventsource::plan::EventSourcePlan;
+    use evoke_trigger::plan::TriggerPlan;
     use prometheus::Registry;
 
     use super::*;
 
-    fn plans(kind: BusKind) -> Plans {
-        let name = BusName::Namespaced(ObjectName::new("shop", "main"));
-        Plans { buses: [(name, BusPlan { max_event_bytes: 1 << 20, kind })].into(), ..Plans::default() }
+    /// A bus, and a Trigger of the namespace `shop` on it.
+    fn plans(bus: BusName, kind: BusKind) -> Plans {
+        let name = ObjectName::new("shop", "t");
+        let trigger = TriggerPlan { name: name.clone(), bus: bus.clone(), inputs: Vec::new(), subscribers: Vec::new() };
+        Plans {
+            buses: [(bus, BusPlan { max_event_bytes: 1 << 20, kind })].into(),
+            triggers: [(name, trigger)].into(),
+            ..Plans::default()
+        }
     }
 
-    fn redis() -> Plans {
-        plans(BusKind::Redis(RedisPlan::at("127.0.0.1", 6379)))
+    fn own() -> BusName {
+        BusName::Namespaced(ObjectName::new("shop", "main"))
     }
 
-    fn embedded() -> Plans {
-        plans(BusKind::Embedded(EmbeddedPlan::default()))
+    fn of_cluster() -> BusName {
+        BusName::Cluster("main".to_owned())
     }
 
-    /// An embedded bus on which events wait for one subscription, and none for another.
-    async fn fill(data_dir: &Path, events: usize) {
-        let options = EmbeddedOptions::new("shop.main", BusMetrics::new(&Registry::new()).unwrap());
-        let bus = EmbeddedBus::open(&evoke_eventbus::open::embedded_folder(data_dir, "shop.main"), options).unwrap();
+    fn redis(bus: BusName) -> Plans {
+        plans(bus, BusKind::Redis(RedisPlan::at("127.0.0.1", 6379)))
+    }
+
+    fn embedded(bus: BusName) -> Plans {
+        plans(bus, BusKind::Embedded(EmbeddedPlan::default()))
+    }
+
+    /// What changes when nothing runs.
+    async fn changes(kinds: &Kinds, plans: &Plans) -> Vec<Change> {
+        kinds.changes(plans, &BTreeSet::new()).await
+    }
+
+    fn behind(events: u64) -> Left {
+        Left::Events(vec![(
+            SubscriptionId { owner: ObjectName::new("shop", "t"), subscriber: "behind".into() },
+            events,
+        )])
+    }
+
+    /// An embedded bus on which events wait for one subscription of a namespace, and none for another.
+    async fn fill(data_dir: &Path, label: &str, namespace: &str, events: usize) {
+        let options = EmbeddedOptions::new(label, BusMetrics::new(&Registry::new()).unwrap());
+        let bus = EmbeddedBus::open(&evoke_eventbus::open::embedded_folder(data_dir, label), options).unwrap();
         let metrics = metrics::Metrics::new(&Registry::new()).unwrap();
         let subscriptions = Subscriptions::start(bus.clone(), Settings::default(), &metrics);
         let topic = TopicName::parse("shop.web.orders");
         let id =
-            |subscriber: &str| SubscriptionId { owner: ObjectName::new("shop", "t"), subscriber: subscriber.into() };
+            |subscriber: &str| SubscriptionId { owner: ObjectName::new(namespace, "t"), subscriber: subscriber.into() };
         subscriptions.declare(&id("behind"), std::slice::from_ref(&topic), From::Next).await.unwrap();
         let batch = (0..events).map(|n| Event::builder(n.to_string(), "/s", "t").build().unwrap()).collect();
         let partition = Partition { topic: topic.clone(), index: 0 };
@@ -256,36 +360,115 @@ mod tests {
     async fn an_embedded_bus_is_looked_at() {
         let (empty, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let kinds = Kinds::read(empty.path()).unwrap();
-        assert_eq!(kinds.changes(&redis()).await, []);
+        assert_eq!(changes(&kinds, &redis(own())).await, []);
         // Nothing is written down of it: its folder tells.
-        fill(empty.path(), 0).await;
-        let changes = kinds.changes(&redis()).await;
-        assert!(changes.len() == 1 && changes[0].is_clean(), "{changes:?}");
+        fill(empty.path(), "shop.main", "shop", 0).await;
+        let found = changes(&kinds, &redis(own())).await;
+        assert!(found.len() == 1 && found[0].is_clean(), "{found:?}");
         let kinds = Kinds::read(dir.path()).unwrap();
-        fill(dir.path(), 3).await;
-        let changes = kinds.changes(&redis()).await;
-        let waiting = SubscriptionId { owner: ObjectName::new("shop", "t"), subscriber: "behind".into() };
-        let left = Left::Events(vec![(waiting, 3)]);
-        assert_eq!(changes, [Change { bus: "shop.main".into(), was: "embedded".into(), now: "redis", left }]);
-        let text = changes[0].refusal();
+        fill(dir.path(), "shop.main", "shop", 3).await;
+        let found = changes(&kinds, &redis(own())).await;
+        let change = Change { bus: "shop.main".into(), was: "embedded".into(), now: "redis", left: behind(3) };
+        assert_eq!(found, [change]);
+        let text = found[0].refusal();
         for part in ["was embedded and would become redis", "3 of shop/t/behind", "--abandon shop/main"] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert_eq!(kinds.changes(&embedded()).await, []);
+        assert_eq!(changes(&kinds, &embedded(own())).await, []);
     }
 
     #[tokio::test]
     async fn what_a_broker_holds_is_not_known() {
         let dir = tempfile::tempdir().unwrap();
-        fill(dir.path(), 3).await;
+        fill(dir.path(), "shop.main", "shop", 3).await;
         let mut kinds = Kinds::read(dir.path()).unwrap();
         kinds.set("shop.main", "redis").unwrap();
-        assert_eq!(kinds.changes(&redis()).await, []);
-        let changes = kinds.changes(&embedded()).await;
+        assert_eq!(changes(&kinds, &redis(own())).await, []);
+        let found = changes(&kinds, &embedded(own())).await;
+        assert!(matches!(&found[..], [Change { was, now: "embedded", left: Left::Unknown(_), .. }] if was == "redis"));
+        assert!(!found[0].is_clean());
+        assert!(found[0].refusal().contains("cannot be seen"), "{}", found[0].refusal());
+    }
+
+    #[tokio::test]
+    async fn a_name_that_comes_to_mean_another_bus_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut kinds = Kinds::read(dir.path()).unwrap();
+        kinds.set("shop.main", "embedded").unwrap();
+        kinds.set_names(&embedded(own())).unwrap();
+        fill(dir.path(), "shop.main", "shop", 3).await;
+        let found = changes(&kinds, &embedded(of_cluster())).await;
+        let change = Change { bus: "shop.main".into(), was: "embedded".into(), now: "cluster", left: behind(3) };
+        assert_eq!(found, [change]);
+        let text = found[0].refusal();
+        let said = "was embedded and would become the ClusterEventBus of that name";
+        for part in [said, "3 of shop/t/behind", "--abandon main"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let running = BTreeSet::from(["shop.main".to_owned()]);
+        let found = kinds.changes(&embedded(of_cluster()), &running).await;
         assert!(
-            matches!(&changes[..], [Change { was, now: "embedded", left: Left::Unknown(_), .. }] if was == "redis")
+            matches!(&found[..], [Change { left: Left::Unknown(why), .. }] if why.contains("still runs")),
+            "{found:?}"
         );
-        assert!(!changes[0].is_clean());
-        assert!(changes[0].refusal().contains("cannot be seen"), "{}", changes[0].refusal());
+
+        // What is given up stays known as such after the next start.
+        kinds.set("_cluster.main", "embedded").unwrap();
+        kinds.set_names(&embedded(of_cluster())).unwrap();
+        let mut kinds = Kinds::read(dir.path()).unwrap();
+        assert_eq!(changes(&kinds, &embedded(of_cluster())).await, []);
+
+        // On the way back, what others have on the bus of all is none of this name's.
+        let found = changes(&kinds, &embedded(own())).await;
+        assert!(found.len() == 1 && found[0].is_clean(), "{found:?}");
+        fill(dir.path(), "_cluster.main", "bank", 5).await;
+        fill(dir.path(), "_cluster.main", "shop", 2).await;
+        let found = changes(&kinds, &embedded(own())).await;
+        let change = Change { bus: "shop.main".into(), was: "cluster".into(), now: "embedded", left: behind(2) };
+        assert_eq!(found, [change]);
+        let text = found[0].refusal();
+        for part in ["was the ClusterEventBus of that name and would become embedded", "--abandon shop/main"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        kinds.set("_cluster.main", "redis").unwrap();
+        let found = changes(&kinds, &embedded(own())).await;
+        assert!(matches!(&found[..], [Change { left: Left::Unknown(_), .. }]), "{found:?}");
+        kinds.set("shop.main", "embedded").unwrap();
+        assert_eq!(changes(&kinds, &embedded(own())).await, []);
+    }
+
+    #[tokio::test]
+    async fn what_came_before_did_not_write_names_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("BUSES");
+        fill(dir.path(), "shop.main", "shop", 3).await;
+        fs::write(&file, "evoke buses, format 1\n_cluster.main redis\nshop.main embedded\n").unwrap();
+        let mut kinds = Kinds::read(dir.path()).unwrap();
+        assert_eq!(
+            changes(&kinds, &redis(of_cluster())).await,
+            [],
+            "the bus of all ran here, and is taken for this one"
+        );
+        kinds.set_names(&redis(of_cluster())).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        assert_eq!(text, "evoke buses, format 1\n_cluster.main redis\n_names known\nshop.main cluster\n");
+        kinds.set("shop.main", "embedded").unwrap();
+        assert_eq!(changes(&kinds, &redis(of_cluster())).await.len(), 1, "it is known from here on");
+
+        fs::write(&file, "evoke buses, format 1\nshop.main embedded\n").unwrap();
+        let kinds = Kinds::read(dir.path()).unwrap();
+        assert_eq!(changes(&kinds, &redis(of_cluster())).await.len(), 1, "the bus of all never ran here");
+    }
+
+    #[test]
+    fn names_are_those_of_triggers_and_event_sources() {
+        let mut all = redis(of_cluster());
+        for (namespace, bus) in [("crm", Some(of_cluster())), ("apart", Some(own())), ("alone", None)] {
+            let name = ObjectName::new(namespace, "web");
+            let (events, dead_letter) = (Vec::new(), DeadLetterPlan::Store);
+            let source = EventSourcePlan { name: name.clone(), bus, events, sink: None, dead_letter };
+            all.event_sources.insert(name, source);
+        }
+        assert_eq!(cluster_names(&all), ["crm", "shop"].map(|namespace| ObjectName::new(namespace, "main")).into());
     }
 }

@@ -4,29 +4,32 @@
 //! reads anything; what waits for a bus that is away starts when it comes; they end in the reverse order, so that whatever is read is settled and whatever is delivered is recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evoke_adapters::source::Status;
 use evoke_adapters::webhook::Listeners;
 use evoke_api::catalog::BusName;
 use evoke_api::limits;
-use evoke_api::names::{ObjectName, SubscriptionId};
+use evoke_api::names::ObjectName;
 use evoke_delivery::endpoints::Endpoints;
 use evoke_delivery::jobs::{Jobs, Runner};
+use evoke_delivery::running::Drained;
 use evoke_delivery::sinks::{SinkError, Sinks};
-use evoke_eventbus::bus::{BusError, Health};
+use evoke_eventbus::bus::BusError;
 use evoke_eventbus::plan::BusKind;
-use evoke_eventsource::plan::{EventSourcePlan, SINK};
+use evoke_eventsource::plan::EventSourcePlan;
 use evoke_eventsource::runtime::{EventSource, Shared, StartError};
 use evoke_function::plan::FunctionPlan;
 use evoke_function::process::{LogOutput, ProcessHost};
 use evoke_function::{guard, runtime as function};
 use evoke_trigger::plan::TriggerPlan;
-use evoke_trigger::runtime::{self as trigger, SubscriberStatus, Surroundings, Trigger};
+use evoke_trigger::runtime::{self as trigger, Surroundings, Trigger};
+use futures_util::future::join_all;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
@@ -36,20 +39,23 @@ use super::identity::Identity;
 use super::kinds::{Change, Kinds};
 use super::metrics::Metrics;
 use super::plan::Plans;
-use super::readiness::{Part, Readiness};
-use crate::api::board::{Board, Live, OnBoard};
+use crate::api::board::{Board, OnBoard};
+
+mod view;
 
 /// How long a bus may take to give a Trigger its positions before it counts as away.
 const DECLARE: Duration = Duration::from_secs(10);
 
 /// What is left of the time for an end when deliveries are cut short, for functions to end,
-const FUNCTIONS_LEFT: Duration = Duration::from_secs(5);
+const FUNCTIONS_LEFT: Duration = Duration::from_secs(7);
 /// and when those are killed, for buses to be closed.
-const BUSES_LEFT: Duration = Duration::from_secs(1);
+const BUSES_LEFT: Duration = Duration::from_secs(3);
 
 /// What the parts of a pipeline share.
 pub(crate) struct Site {
     data_dir: PathBuf,
+    /// Where webhooks share a listener.
+    listen: SocketAddr,
     identity: Identity,
     kinds: Kinds,
     metrics: Metrics,
@@ -94,6 +100,8 @@ pub(crate) struct Pipeline {
     event_sources: BTreeMap<ObjectName, EventSource>,
     /// What does not run as planned yet, since its bus is away.
     waiting: Vec<Waiting>,
+    /// What a change is at.
+    doing: watch::Sender<String>,
     /// What a change ends, which goes on although nobody waits for the change any more.
     ending: TaskTracker,
     tasks: TaskTracker,
@@ -156,7 +164,14 @@ impl Site {
             instance: Arc::clone(&identity.name),
             deliveries: metrics.deliveries.clone(),
         };
-        Ok(Self { data_dir, identity, kinds, metrics, endpoints, sinks, host, sources, board })
+        Ok(Self { data_dir, listen, identity, kinds, metrics, endpoints, sinks, host, sources, board })
+    }
+
+    /// Keeps functions off the ports that webhooks of these plans listen on.
+    fn reserve_ports(&self, plans: &Plans) {
+        let webhooks = plans.event_sources.values().flat_map(EventSourcePlan::webhooks);
+        let ports = webhooks.map(|webhook| webhook.address(self.listen).port());
+        self.host.reserve(ports.collect());
     }
 
     /// The name of this evoke.
@@ -191,6 +206,7 @@ impl Pipeline {
             triggers: BTreeMap::new(),
             event_sources: BTreeMap::new(),
             waiting: Vec::new(),
+            doing: watch::Sender::default(),
             ending: TaskTracker::new(),
             tasks: TaskTracker::new(),
         }
@@ -224,7 +240,9 @@ impl Pipeline {
             };
             return Err(Refused { part: format!("bus {}", label(name)), cause });
         }
-        let changes = self.site.kinds.changes(&plans).await;
+        self.now(format_args!("looking at what waits on buses that become another kind"));
+        let running: BTreeSet<String> = self.buses.keys().map(label).collect();
+        let changes = self.site.kinds.changes(&plans, &running).await;
         let is_fine = |change: &Change| change.is_clean() || abandon.iter().any(|name| names(name, &change.bus));
         match changes.iter().find(|change| !is_fine(change)) {
             Some(change) => Err(Refused { part: format!("bus {}", change.bus), cause: change.refusal() }),
@@ -242,6 +260,7 @@ impl Pipeline {
         for (name, plan) in &plans.buses {
             if !self.buses.contains_key(name) {
                 let Site { data_dir, identity, metrics, .. } = &self.site;
+                self.now(format_args!("opening bus {}", label(name)));
                 let (plan, counted) = (plan.clone(), &metrics.subscriptions);
                 let opened = RunningBus::open(name, plan, data_dir, identity, &metrics.bus, counted).await;
                 let refused = |cause| Refused { part: format!("bus {}", label(name)), cause };
@@ -252,6 +271,11 @@ impl Pipeline {
                 self.buses.insert(name.clone(), bus);
             }
         }
+        self.site.kinds.set_names(&plans).map_err(|error| {
+            let cause = format!("what their names mean cannot be written down: {error}");
+            Refused { part: "buses".to_owned(), cause }
+        })?;
+        self.site.reserve_ports(&plans);
         for (name, plan) in &plans.functions {
             if !self.functions.contains_key(name) {
                 let function = self.start_function(plan);
@@ -319,6 +343,7 @@ impl Pipeline {
             .collect();
         for name in moved {
             if let Some(running) = self.event_sources.remove(&name) {
+                self.now(format_args!("ending source {name}"));
                 self.end(running.stop(deadline)).await;
                 tracing::info!(event_source = %name, "stopped");
             }
@@ -331,6 +356,7 @@ impl Pipeline {
             .collect();
         for name in moved {
             if let Some(running) = self.triggers.remove(&name) {
+                self.now(format_args!("ending trigger {name}"));
                 self.end(running.trigger.stop(deadline)).await;
                 tracing::info!(trigger = %name, "stopped; its positions are kept");
             }
@@ -343,11 +369,13 @@ impl Pipeline {
             .collect();
         for name in changed {
             if let Some(running) = self.functions.remove(&name) {
+                self.now(format_args!("ending function {name}"));
                 self.end(running.stop(kill)).await;
             }
         }
         let unused: Vec<_> = self.buses.keys().filter(|name| !plans.buses.contains_key(*name)).cloned().collect();
         for name in unused {
+            self.now(format_args!("closing bus {}", label(&name)));
             self.site.board.closed(&label(&name));
             if let Some(jobs) = self.jobs.remove(&name) {
                 self.end(jobs.stop(deadline)).await;
@@ -358,9 +386,14 @@ impl Pipeline {
         }
     }
 
+    /// Says what a change is at, for those who ask how long it takes.
+    fn now(&self, doing: fmt::Arguments<'_>) {
+        self.doing.send_replace(doing.to_string());
+    }
+
     /// Waits for the end of a part, which comes to it even if nobody waits.
-    async fn end(&self, part: impl Future<Output = ()> + Send + 'static) {
-        self.ending.spawn(part).await.unwrap_or_default();
+    async fn end<T: Send + 'static>(&self, part: impl Future<Output = T> + Send + 'static) {
+        drop(self.ending.spawn(part).await);
     }
 
     /// Follows what is asked of a bus: redrives and replays.
@@ -396,6 +429,8 @@ impl Pipeline {
             return Err(NotNow::Refused(format!("its bus {} does not run", label(&plan.bus))));
         };
         let (subscriptions, readings) = (bus.subscriptions.clone(), bus.readings.clone());
+        let doing = if self.triggers.contains_key(&plan.name) { "changing" } else { "starting" };
+        self.now(format_args!("{doing} trigger {}", plan.name));
         match timeout(DECLARE, trigger::declare(plan, &subscriptions)).await {
             Ok(declared) => declared?,
             Err(_) => return Err(NotNow::Away(format!("bus {} does not answer", label(&plan.bus)))),
@@ -417,6 +452,7 @@ impl Pipeline {
     }
 
     async fn run_event_source(&mut self, plan: &EventSourcePlan) -> Result<(), NotNow> {
+        self.now(format_args!("changing source {}", plan.name));
         // It is there before it is started, so that it is stopped whatever happens meanwhile.
         let running = self.event_sources.entry(plan.name.clone()).or_insert_with(|| {
             let bus = plan.bus.as_ref().and_then(|bus| self.buses.get(bus));
@@ -428,113 +464,37 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Shows those who ask how every subscription is that runs here.
-    pub(crate) fn show(&self) {
-        let mut live = BTreeMap::new();
-        for (owner, running) in &self.triggers {
-            for SubscriberStatus { subscriber, lane, ended, .. } in running.trigger.status() {
-                let id = SubscriptionId { owner: owner.clone(), subscriber };
-                live.insert(id, Live { lane, ended });
-            }
-        }
-        for source in self.event_sources.values() {
-            if let (Some(plan), Some(progress)) = (&source.plan().sink, source.sink()) {
-                live.insert(plan.id.clone(), Live { lane: progress.snapshot(), ended: None });
-            }
-        }
-        self.site.board.show(live);
-    }
-
-    /// Why this process cannot go on beside another one on a bus; `None` while it can.
-    pub(crate) fn turned_away(&self) -> Option<Refused> {
-        self.buses.iter().find_map(|(name, bus)| {
-            let cause = bus.subscriptions.refused().borrow().as_deref()?.to_owned();
-            Some(Refused { part: format!("bus {}", label(name)), cause })
-        })
-    }
-
-    /// How every part is doing.
-    pub(crate) fn readiness(&self) -> Readiness {
-        let mut parts = Vec::new();
-        for (name, bus) in &self.buses {
-            let waits = match &*bus.bus().health().borrow() {
-                Health::Up => None,
-                Health::Connecting(what) => Some(format!("connecting: {what}")),
-                Health::Down(why) => Some(format!("down: {why}")),
-                Health::Full(what) => Some(match &*bus.subscriptions.holder().borrow() {
-                    Some(holder) => format!("full: {what}; subscription {} holds the most", holder.subscription),
-                    None => format!("full: {what}"),
-                }),
-            };
-            let waits = bus.subscriptions.refused().borrow().as_deref().map(str::to_owned).or(waits);
-            parts.push(Part::new("bus", label(name), waits));
-        }
-        for source in self.event_sources.values() {
-            for (plan, status) in source.sources() {
-                let waits = match status {
-                    Status::Up => None,
-                    Status::Connecting(what) => Some(format!("connecting: {what}")),
-                    Status::Down(why) => Some(format!("down: {why}")),
-                };
-                let name = format!("{}/{}", plan.origin.event_source, plan.origin.event);
-                parts.push(Part::new("source", name, waits));
-            }
-            if let Some(sink) = source.sink() {
-                let name = source.plan().name.to_string();
-                let waits = sink.waits_for();
-                let subscribers = [(SINK.to_owned(), sink.allotment())].into();
-                parts.push(Part { subscribers, ..Part::new("sink", name, waits) });
-            }
-        }
-        for (name, RunningTrigger { trigger, .. }) in &self.triggers {
-            let status = trigger.status().into_iter();
-            let subscribers = status.map(|status| (status.subscriber.to_string(), status.allotment)).collect();
-            parts.push(Part { subscribers, ..Part::new("trigger", name.to_string(), trigger.waits_for()) });
-        }
-        for Waiting { kind, name, cause } in &self.waiting {
-            let (NotNow::Away(cause) | NotNow::Refused(cause)) = cause;
-            parts.push(Part::new(kind, name.to_string(), Some(cause.clone())));
-        }
-        for (name, function) in &self.functions {
-            let waits = match &function.handle.status().borrow().state {
-                function::State::Ready { .. } => None,
-                function::State::Starting { why } => Some(format!("starting: {why}")),
-                function::State::Failed { cause } => Some(format!("failed: {cause}")),
-                function::State::Stopped => Some("stopped".to_owned()),
-            };
-            parts.push(Part::new("function", name.to_string(), waits));
-        }
-        Readiness { parts }
-    }
-
     /// Ends all of it in order. The buses are closed last, and take as long as they take.
-    pub(crate) async fn stop(&mut self, Deadlines { deliveries: deadline, functions: kill }: Deadlines) {
+    pub(crate) async fn stop(&mut self, Deadlines { deliveries: deadline, functions: kill }: Deadlines) -> Drained {
         let sources = std::mem::take(&mut self.event_sources).into_values();
         let listeners = self.site.sources.listeners.close(deadline.saturating_duration_since(Instant::now()));
         // Requests that are under way are answered as they settle, which takes both.
-        tokio::join!(futures_util::future::join_all(sources.map(|source| source.stop(deadline))), listeners);
+        let (sources, ()) = tokio::join!(join_all(sources.map(|source| source.stop(deadline))), listeners);
         let triggers = std::mem::take(&mut self.triggers).into_values();
         let jobs = std::mem::take(&mut self.jobs).into_values();
-        tokio::join!(
-            futures_util::future::join_all(triggers.map(|running| running.trigger.stop(deadline))),
-            futures_util::future::join_all(jobs.map(|jobs| jobs.stop(deadline))),
+        let (triggers, jobs, reloaded) = tokio::join!(
+            join_all(triggers.map(|running| running.trigger.stop(deadline))),
+            join_all(jobs.map(|jobs| jobs.stop(deadline))),
             self.ended(deadline),
         );
         let functions = std::mem::take(&mut self.functions).into_values();
-        futures_util::future::join_all(functions.map(|function| function.stop(kill))).await;
+        join_all(functions.map(|function| function.stop(kill))).await;
         for bus in std::mem::take(&mut self.buses).into_values() {
             bus.close().await;
         }
         self.tasks.close();
         self.tasks.wait().await;
+        [sources, triggers, jobs, vec![reloaded]].into_iter().flatten().max().unwrap_or_default()
     }
 
     /// Waits for what a change was ending when it was cut off.
-    async fn ended(&self, deadline: Instant) {
+    async fn ended(&self, deadline: Instant) -> Drained {
         self.ending.close();
-        if timeout_at(deadline, self.ending.wait()).await.is_err() {
-            tracing::warn!("what a reload was ending has not ended in time");
+        if timeout_at(deadline, self.ending.wait()).await.is_ok() {
+            return Drained::Whole;
         }
+        tracing::warn!("what a reload was ending has not ended in time");
+        Drained::CutShort
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use evoke_adapters::plan::clashes;
 use evoke_adapters::webhook;
 use evoke_api::catalog::{BusName, Catalog};
 use evoke_api::events::{EmbeddedBus, EventBusSpec};
@@ -77,7 +78,7 @@ fn embed_buses(catalog: &mut Catalog) {
     let sources = catalog.event_sources.iter().filter_map(|(name, spec)| Some((name, spec.event_bus.as_ref()?)));
     let missing: Vec<ObjectName> = named
         .chain(sources)
-        .filter(|(name, bus)| catalog.find_bus(&name.namespace, bus).is_none())
+        .filter(|(name, bus)| !bus.is_empty() && catalog.find_bus(&name.namespace, bus).is_none())
         .map(|(name, bus)| ObjectName::new(name.namespace.clone(), bus.as_str()))
         .collect();
     catalog.event_buses.extend(missing.into_iter().map(|name| (name, embedded(None))));
@@ -167,10 +168,11 @@ impl Planning<'_> {
         }
     }
 
-    /// Two webhooks on one address and path would get each other's requests.
+    /// Two webhooks on one address and path would get each other's requests, and so it is with other sources.
     fn clashes(&mut self, loaded: &Loaded, shared_port: Option<u16>) {
         let webhooks = self.plans.event_sources.values().flat_map(EventSourcePlan::webhooks);
-        for clash in webhook::clashes(webhooks, shared_port) {
+        let sources = self.plans.event_sources.values().flat_map(EventSourcePlan::sources);
+        for clash in webhook::clashes(webhooks, shared_port).into_iter().chain(clashes(sources)) {
             if let Some(object) = loaded.find(Kind::EventSource, &clash.event_source) {
                 self.diagnostics.push(object.diagnose(clash.problem));
             }

@@ -1,12 +1,15 @@
 //! Credentials on a laptop: Secret manifests, variables of the environment, and files beside the manifest.
 
+use std::collections::BTreeSet;
 use std::env::VarError;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use evoke_api::catalog::Catalog;
 use evoke_api::credentials::{Secret, SecretKeyRef, ValueFrom, Vault};
+use evoke_api::manifest::{Object, ObjectValue};
 use evoke_api::names::ObjectName;
 use evoke_api::problem::{FieldPath, Problem};
+use serde_json::Value;
 
 /// Looks credentials up for the objects of one manifest.
 #[derive(Clone, Copy, Debug)]
@@ -74,5 +77,77 @@ impl LocalVault<'_> {
                 Err(Problem::error(path.clone(), message).hint("paths are relative to the manifest"))
             }
         }
+    }
+}
+
+/// The files that these objects have credentials from.
+pub(crate) fn files(objects: &[Object]) -> BTreeSet<PathBuf> {
+    let mut files = BTreeSet::new();
+    for object in objects {
+        let spec = match &object.value {
+            ObjectValue::EventSource(spec) => serde_json::to_value(spec),
+            ObjectValue::EventBus(spec) | ObjectValue::ClusterEventBus(spec) => serde_json::to_value(spec),
+            // Only what connects to a server, or lets somebody in, has credentials that may be in a file.
+            ObjectValue::Trigger(_)
+            | ObjectValue::Function(_)
+            | ObjectValue::Secret(_)
+            | ObjectValue::Service(_)
+            | ObjectValue::KnativeService(_) => continue,
+        };
+        let manifest_dir = Path::new(&*object.file).parent().unwrap_or(Path::new(""));
+        collect(&spec.unwrap_or_default(), manifest_dir, &mut files);
+    }
+    files
+}
+
+fn collect(value: &Value, manifest_dir: &Path, files: &mut BTreeSet<PathBuf>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value.get("file").and_then(Value::as_str) {
+                    Some(file) if name.ends_with("From") => _ = files.insert(manifest_dir.join(file)),
+                    _ => collect(value, manifest_dir, files),
+                }
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect(value, manifest_dir, files)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evoke_api::manifest::{Schemas, SourceFile, load};
+
+    use super::*;
+
+    #[test]
+    fn files_are_found_wherever_a_credential_may_be() {
+        let text = "
+apiVersion: events.openfunction.io/v1alpha1
+kind: EventSource
+metadata: {name: s}
+spec:
+  eventBus: default
+  kafka:
+    k:
+      brokers: a:9092
+      sasl: {username: u, passwordFrom: {file: secrets/password}}
+      tls: {caFrom: {file: /etc/ca.pem}}
+  webhook:
+    w: {auth: {bearerTokenFrom: {file: ../token}}}
+    x: {auth: {bearerTokenFrom: {env: TOKEN}}}
+---
+apiVersion: events.openfunction.io/v1alpha1
+kind: EventBus
+metadata: {name: default}
+spec:
+  jetStream: {url: 'nats://n:4222', auth: {credentialsFrom: {file: user.creds}}}
+";
+        let loaded = load(&Schemas::new(), &[SourceFile::new("m/all.yaml", text)], &[]);
+        assert_eq!(loaded.diagnostics, []);
+        let files = files(&loaded.objects);
+        let files: Vec<_> = files.iter().map(|file| file.to_str().unwrap()).collect();
+        assert_eq!(files, ["/etc/ca.pem", "m/../token", "m/secrets/password", "m/user.creds"]);
     }
 }

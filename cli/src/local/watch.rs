@@ -1,114 +1,434 @@
 //! Tells when manifests change.
+//!
+//! Nothing is watched but folders, each by itself: those that hold manifests, and those on the way to them. A name may come to
+//! mean something else at any step of that way, since a link is switched, or a folder moved over another one. The way is then
+//! found and watched anew.
 
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::ModifyKind;
+use notify::{ErrorKind, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::files::{self, Found};
+
 /// Editors and `git checkout` write several files at once, and some write a file in several steps.
 const QUIET: Duration = Duration::from_millis(200);
+/// Changes that never rest are told of all the same.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The least time between two looks at what is to be watched.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A way with more links than this leads nowhere, as the operating system has it.
+const LINKS: usize = 40;
 
-/// Watches files and folders while it lives.
+/// Watches manifests, and the files that their credentials come from, while it lives.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    /// When the latest change was that nobody was told of.
-    latest: watch::Sender<Option<Instant>>,
-    _watcher: RecommendedWatcher,
+    paths: Vec<PathBuf>,
+    credentials: BTreeSet<PathBuf>,
+    changes: watch::Sender<Option<Change>>,
+    watched: Watched,
+    since: Instant,
+}
+
+/// What has changed that nobody was told of.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    first: Instant,
+    latest: Instant,
+    /// The most that one of the changes was.
+    news: News,
+}
+
+/// What something that happened to a file or folder is to those who read manifests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum News {
+    /// Another text.
+    Written,
+    /// Something that came, went, or became something else: what is watched may not be what is read any more.
+    Moved,
 }
 
 impl Watch {
-    /// Watches `paths`. A file is watched through its folder, since editors replace files rather than write them.
+    /// Watches `paths`, of which none has to be there.
     ///
     /// # Errors
-    /// When the operating system cannot watch a folder.
+    /// When the operating system cannot watch more folders.
     pub(crate) fn new(paths: &[PathBuf]) -> notify::Result<Self> {
-        let latest = watch::Sender::new(None);
-        let roots: Vec<PathBuf> = paths.iter().map(|path| path.canonicalize()).collect::<Result<_, _>>()?;
-        let watched = roots.clone();
-        let tell = latest.clone();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // An error means that events may be missing, so it counts as a change; reading a manifest does not.
-            let is_change = event.map_or(true, |event| {
-                !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|path| concerns(&watched, path))
-            });
-            if is_change {
-                tell.send_replace(Some(Instant::now()));
-            }
-        })?;
-        for root in &roots {
-            if root.is_dir() {
-                watcher.watch(root, RecursiveMode::Recursive)?;
-            } else {
-                watcher.watch(root.parent().unwrap_or(root), RecursiveMode::NonRecursive)?;
-            }
-        }
-        Ok(Self { latest, _watcher: watcher })
+        let (credentials, changes) = (BTreeSet::new(), watch::Sender::new(None));
+        let watched = Watched::new(paths, &credentials, changes.clone())?;
+        Ok(Self { paths: paths.to_vec(), credentials, changes, watched, since: Instant::now() })
     }
 
-    /// Resolves after a change, once nothing has changed for a moment. Safe to cancel: the moment is counted from the change, and
-    /// a change that nobody was told of stays.
-    pub(crate) async fn changed(&self) {
-        let mut latest = self.latest.subscribe();
+    /// Watches the files that credentials come from. True if one of them was not watched until now: what was read of it may be
+    /// old.
+    pub(crate) fn credentials(&mut self, files: BTreeSet<PathBuf>) -> bool {
+        let mut is_new = false;
+        for file in files.difference(&self.credentials) {
+            is_new = true;
+            if let Err(error) = self.watched.file(file) {
+                tracing::warn!(%error, file = %file.display(), "cannot watch the file for changes");
+            }
+        }
+        self.credentials = files;
+        is_new
+    }
+
+    /// Resolves after a change, once nothing has changed for a moment, or the changes do not end. Safe to cancel: the moment is
+    /// counted from the change, and a change that nobody was told of stays.
+    pub(crate) async fn changed(&mut self) {
+        let mut changes = self.changes.subscribe();
         loop {
-            let change = *latest.borrow_and_update();
-            let Some(at) = change else {
+            let change = *changes.borrow_and_update();
+            let Some(Change { first, latest, news }) = change else {
                 // The sender is this watch's own, so it is still there.
-                latest.changed().await.unwrap_or_default();
+                changes.changed().await.unwrap_or_default();
                 continue;
             };
-            let quiet = timeout_at(at + QUIET, latest.changed()).await.is_err();
-            if quiet && self.latest.send_if_modified(|latest| *latest == change && latest.take().is_some()) {
+            let (due, renewal) = ((latest + QUIET).min(first + PATIENCE), self.since + PAUSE);
+            let now = Instant::now();
+            // What is in a folder that has just come is not to be read before it rests either.
+            if news == News::Moved && now >= renewal {
+                self.renew();
+                continue;
+            }
+            if now >= due {
+                if self.changes.send_replace(None).is_some_and(|change| change.news == News::Moved) {
+                    self.renew();
+                }
                 return;
             }
+            let look = if news == News::Moved { due.min(renewal) } else { due };
+            // Another change, or the time to look: both are seen to above.
+            drop(timeout_at(look, changes.changed()).await);
+        }
+    }
+
+    /// Looks anew for what is to be watched.
+    fn renew(&mut self) {
+        // What moves from now on is to be looked for again.
+        self.changes.send_if_modified(|change| {
+            if let Some(change) = change {
+                change.news = News::Written;
+            }
+            false
+        });
+        match Watched::new(&self.paths, &self.credentials, self.changes.clone()) {
+            Ok(watched) => self.watched = watched,
+            Err(error) => tracing::warn!(%error, "cannot watch the manifests where they are now"),
+        }
+        self.since = Instant::now();
+    }
+}
+
+/// Folders that are watched, and what of them is of concern.
+#[derive(Debug)]
+struct Watched {
+    watcher: RecommendedWatcher,
+    folders: HashSet<PathBuf>,
+    scope: Arc<Mutex<Scope>>,
+}
+
+/// What of the folders that are watched is of concern. All paths are real ones, but for the last step of each.
+#[derive(Debug, Default)]
+struct Scope {
+    /// Folders whose manifests are read.
+    folders: HashSet<PathBuf>,
+    /// Files that are read whatever they are called.
+    files: HashSet<PathBuf>,
+    /// Links and folders on the way to those.
+    steps: HashSet<PathBuf>,
+}
+
+impl Watched {
+    fn new(
+        paths: &[PathBuf],
+        credentials: &BTreeSet<PathBuf>,
+        changes: watch::Sender<Option<Change>>,
+    ) -> notify::Result<Self> {
+        let scope = Arc::new(Mutex::new(Scope::default()));
+        let seen = Arc::clone(&scope);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // An error means that events may be missing.
+            let news = event.map_or(Some(News::Moved), |event| seen.lock().news(&event));
+            if let Some(news) = news {
+                changes.send_modify(|change| {
+                    let latest = Instant::now();
+                    let before = change.unwrap_or(Change { first: latest, latest, news });
+                    *change = Some(Change { latest, news: before.news.max(news), ..before });
+                });
+            }
+        })?;
+        let mut watched = Self { watcher, folders: HashSet::new(), scope };
+        for path in paths {
+            watched.file(path)?;
+            let mut looked = Ok(());
+            files::find(path, &mut |found| {
+                let look = match found {
+                    Found::Folder(folder) => watched.folder(folder),
+                    Found::Link(link) if files::is_manifest(link) => watched.file(link),
+                    Found::Link(link) => watched.follow(link).map(drop),
+                    Found::File(_) | Found::Unreadable(..) => Ok(()),
+                };
+                if looked.is_ok() {
+                    looked = look;
+                }
+            });
+            looked?;
+        }
+        for file in credentials {
+            watched.file(file)?;
+        }
+        Ok(watched)
+    }
+
+    /// Takes all manifests of a folder to be of concern.
+    fn folder(&mut self, folder: &Path) -> notify::Result<()> {
+        self.scope.lock().folders.insert(folder.to_owned());
+        self.watch(folder)
+    }
+
+    /// Takes a file to be of concern, if it is one.
+    fn file(&mut self, path: &Path) -> notify::Result<()> {
+        if let Some(file) = self.follow(path)?.filter(|file| !file.is_dir()) {
+            self.scope.lock().files.insert(file);
+        }
+        Ok(())
+    }
+
+    /// Watches every step of the way to a path, and returns where that really is, if it is there. Each folder is watched before it
+    /// is looked into, so that nothing changes unseen.
+    fn follow(&mut self, path: &Path) -> notify::Result<Option<PathBuf>> {
+        let mut at = PathBuf::new();
+        if path.is_relative() {
+            at = std::env::current_dir().map_err(notify::Error::io)?;
+        }
+        let mut ahead = path.to_owned();
+        let mut links = 0;
+        loop {
+            let mut parts = ahead.components();
+            let Some(part) = parts.next() else { return Ok(Some(at)) };
+            let rest = parts.as_path().to_owned();
+            match part {
+                Component::Normal(name) => {
+                    let next = at.join(name);
+                    self.scope.lock().steps.insert(next.clone());
+                    self.watch(&at)?;
+                    if let Ok(target) = fs::read_link(&next) {
+                        links += 1;
+                        if links > LINKS {
+                            return Ok(None);
+                        }
+                        ahead = target.join(rest);
+                        continue;
+                    }
+                    if !next.exists() {
+                        return Ok(None);
+                    }
+                    at = next;
+                }
+                Component::ParentDir => _ = at.pop(),
+                Component::RootDir => at.push(part),
+                Component::CurDir | Component::Prefix(_) => {}
+            }
+            ahead = rest;
+        }
+    }
+
+    fn watch(&mut self, folder: &Path) -> notify::Result<()> {
+        if !self.folders.insert(folder.to_owned()) {
+            return Ok(());
+        }
+        match self.watcher.watch(folder, RecursiveMode::NonRecursive) {
+            // What is gone, or closed to evoke, is seen to come back from the folder that holds it.
+            Err(error) if !matches!(error.kind, ErrorKind::MaxFilesWatch) => Ok(()),
+            watched => watched,
         }
     }
 }
 
-/// True for a path that is one of `roots`, or lies in one of them and not in a hidden folder, such as a data directory.
-fn concerns(roots: &[PathBuf], path: &Path) -> bool {
-    roots.iter().any(|root| match path.strip_prefix(root) {
-        Ok(rest) => rest.components().all(|part| match part {
-            Component::Normal(name) => !name.to_string_lossy().starts_with('.'),
-            _ => true,
-        }),
-        Err(_) => false,
-    })
+impl Scope {
+    fn news(&self, event: &notify::Event) -> Option<News> {
+        match event.kind {
+            // Reading changes nothing.
+            EventKind::Access(_) => None,
+            _ if event.need_rescan() => Some(News::Moved),
+            kind => event.paths.iter().filter_map(|path| self.news_of(kind, path)).max(),
+        }
+    }
+
+    fn news_of(&self, kind: EventKind, path: &Path) -> Option<News> {
+        let is_listed = path.parent().is_some_and(|folder| self.folders.contains(folder)) && !files::is_hidden(path);
+        let is_read = self.files.contains(path) || is_listed && files::is_manifest(path);
+        if matches!(kind, EventKind::Modify(ModifyKind::Data(_))) {
+            return is_read.then_some(News::Written);
+        }
+        let is_on_the_way = self.steps.contains(path)
+            || self.folders.contains(path)
+            || is_listed && fs::metadata(path).is_ok_and(|m| m.is_dir());
+        (is_read || is_on_the_way).then_some(News::Moved)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
+    use notify::event::{CreateKind, DataChange};
+    use tempfile::TempDir;
     use tokio::time::timeout;
 
     use super::*;
 
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A folder with `m/a.yaml` in it.
+    fn manifests() -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("m")).unwrap();
+        fs::write(dir.path().join("m/a.yaml"), "a").unwrap();
+        dir
+    }
+
+    async fn tells(watch: &mut Watch, what: &str) {
+        timeout(SOON, watch.changed()).await.unwrap_or_else(|_| panic!("nothing is told of {what}"));
+    }
+
+    async fn tells_nothing(watch: &mut Watch, what: &str) {
+        assert!(timeout(2 * QUIET, watch.changed()).await.is_err(), "{what} is told of");
+    }
+
     #[test]
-    fn hidden_folders_and_neighbours_do_not_concern() {
-        let roots = ["/m/a.yaml", "/m/dir"].map(PathBuf::from);
-        for (path, concerned) in [
-            ("/m/a.yaml", true),
-            ("/m/b.yaml", false),
-            ("/m/dir/x/y.yaml", true),
-            ("/m/dir/.evoke/bus/log", false),
-            ("/m/dir/.y.yaml.swp", false),
+    fn manifests_and_the_ways_to_them_are_of_concern() {
+        let dir = manifests();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("m/sub")).unwrap();
+        fs::create_dir_all(root.join("m/.hidden")).unwrap();
+        fs::write(root.join("named.conf"), "").unwrap();
+        symlink("../elsewhere/b.yaml", root.join("m/b.yaml")).unwrap();
+        let paths = ["m", "named.conf"].map(|name| root.join(name));
+        let watched = Watched::new(&paths, &BTreeSet::new(), watch::Sender::new(None)).unwrap();
+        let scope = watched.scope.lock();
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let created = EventKind::Create(CreateKind::Any);
+        for (name, of_writing, of_creating) in [
+            ("m/a.yaml", Some(News::Written), Some(News::Moved)),
+            ("m/sub/new.json", Some(News::Written), Some(News::Moved)),
+            ("named.conf", Some(News::Written), Some(News::Moved)),
+            ("m/sub", None, Some(News::Moved)),
+            ("m", None, Some(News::Moved)),
+            ("elsewhere", None, Some(News::Moved)),
+            ("other.conf", None, None),
+            ("m/function.log", None, None),
+            ("m/.hidden", None, None),
+            ("m/.hidden/x.yaml", None, None),
+            ("m/.a.yaml.swp", None, None),
         ] {
-            assert_eq!(concerns(&roots, Path::new(path)), concerned, "{path}");
+            let path = root.join(name);
+            assert_eq!(scope.news_of(written, &path), of_writing, "{name} is written");
+            assert_eq!(scope.news_of(created, &path), of_creating, "{name} is created");
         }
     }
 
     #[tokio::test]
     async fn a_replaced_file_is_a_change_and_reading_it_is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("a.yaml");
-        std::fs::write(&file, "a").unwrap();
-        let watch = Watch::new(std::slice::from_ref(&file)).unwrap();
-        std::fs::write(dir.path().join("new"), "b").unwrap();
-        std::fs::rename(dir.path().join("new"), &file).unwrap();
+        let dir = manifests();
+        let file = dir.path().join("m/a.yaml");
+        let mut watch = Watch::new(std::slice::from_ref(&file)).unwrap();
+        fs::write(dir.path().join("new"), "b").unwrap();
+        fs::rename(dir.path().join("new"), &file).unwrap();
         // Whoever waits does other things more often than the quiet is long.
         let patient = async { while timeout(QUIET / 4, watch.changed()).await.is_err() {} };
-        timeout(Duration::from_secs(10), patient).await.unwrap();
-        std::fs::read(&file).unwrap();
-        assert!(timeout(Duration::from_millis(500), watch.changed()).await.is_err());
+        timeout(SOON, patient).await.unwrap();
+        fs::read(&file).unwrap();
+        tells_nothing(&mut watch, "reading").await;
+    }
+
+    #[tokio::test]
+    async fn a_folder_may_go_and_another_one_come() {
+        let dir = manifests();
+        let path = |name: &str| dir.path().join(name);
+        let mut watch = Watch::new(&[path("m")]).unwrap();
+        fs::remove_dir_all(path("m")).unwrap();
+        tells(&mut watch, "its end").await;
+        fs::create_dir_all(path("m/sub")).unwrap();
+        tells(&mut watch, "its return").await;
+        fs::write(path("m/sub/b.yaml"), "b").unwrap();
+        tells(&mut watch, "what is new in it").await;
+        fs::create_dir(path("other")).unwrap();
+        tells_nothing(&mut watch, "a folder beside it").await;
+        fs::rename(path("m"), path("old")).unwrap();
+        fs::rename(path("other"), path("m")).unwrap();
+        tells(&mut watch, "another one in its place").await;
+        fs::write(path("m/c.yaml"), "c").unwrap();
+        tells(&mut watch, "what is new in that").await;
+        fs::write(path("old/sub/b.yaml"), "c").unwrap();
+        tells_nothing(&mut watch, "what is in the old one").await;
+    }
+
+    #[tokio::test]
+    async fn links_are_followed_where_they_lead_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        // As Kubernetes mounts a ConfigMap: a manifest is a link into a folder that is itself a link, which is switched.
+        for version in ["..1", "..2"] {
+            fs::create_dir_all(path("m").join(version)).unwrap();
+            fs::write(path("m").join(version).join("a.yaml"), version).unwrap();
+        }
+        symlink("..1", path("m/..data")).unwrap();
+        symlink("..data/a.yaml", path("m/a.yaml")).unwrap();
+        symlink("m", path("current")).unwrap();
+        let mut watch = Watch::new(&[path("current")]).unwrap();
+        symlink("..2", path("m/..new")).unwrap();
+        fs::rename(path("m/..new"), path("m/..data")).unwrap();
+        tells(&mut watch, "the switch of a file").await;
+        fs::write(path("m/..2/a.yaml"), "new").unwrap();
+        tells(&mut watch, "what is written where the link leads now").await;
+        fs::remove_dir_all(path("m/..1")).unwrap();
+        tells_nothing(&mut watch, "what it led to before").await;
+        fs::create_dir(path("n")).unwrap();
+        symlink("n", path("next")).unwrap();
+        fs::rename(path("next"), path("current")).unwrap();
+        tells(&mut watch, "the switch of a folder").await;
+        fs::write(path("n/b.yaml"), "b").unwrap();
+        tells(&mut watch, "what is written in that").await;
+    }
+
+    #[tokio::test]
+    async fn credentials_are_watched_wherever_they_are() {
+        let dir = manifests();
+        let mut watch = Watch::new(&[dir.path().join("m")]).unwrap();
+        let files = BTreeSet::from([dir.path().join("secrets/token")]);
+        assert!(watch.credentials(files.clone()) && !watch.credentials(files));
+        fs::create_dir(dir.path().join("secrets")).unwrap();
+        tells(&mut watch, "their folder").await;
+        fs::write(dir.path().join("secrets/token"), "t0ken").unwrap();
+        tells(&mut watch, "the file").await;
+        fs::write(dir.path().join("secrets/other"), "t0ken").unwrap();
+        tells_nothing(&mut watch, "another file there").await;
+    }
+
+    #[tokio::test]
+    async fn changes_that_do_not_rest_are_told_of() {
+        let dir = manifests();
+        let mut watch = Watch::new(&[dir.path().join("m")]).unwrap();
+        let write = async {
+            let mut often = tokio::time::interval(QUIET / 10);
+            for _ in 0..1000 {
+                often.tick().await;
+                fs::write(dir.path().join("m/function.log"), "line").unwrap();
+                fs::write(dir.path().join("m/state.json"), "{}").unwrap();
+            }
+        };
+        tokio::select! {
+            () = write => panic!("nothing is told of"),
+            () = tells(&mut watch, "a file that never rests") => {}
+        }
     }
 }

@@ -21,6 +21,7 @@ pub(super) async fn run(args: &ReplayArgs, channel: &Channel) -> Result<bool, To
         ("since", args.since.as_deref()),
         ("until", args.until.as_deref()),
         ("to", args.to.as_ref().map(Secret::expose)),
+        ("bus", args.target.event_bus.as_deref()),
     ] {
         if let Some(value) = value {
             body[name] = value.into();
