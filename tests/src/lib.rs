@@ -6,6 +6,7 @@
 //! | [`bus`] | what a bus holds, read with evoke's own library |
 //! | [`case`] | one test: its time limit, its logs, and how it is skipped by name and reason |
 //! | [`clock`], [`disk`] | a wall clock that a test sets, a disk that it fills |
+//! | [`docs`] | what the pages of the docs show |
 //! | [`evoke`] | the evoke binary, its manifests and its data directory |
 //! | [`function`] | a function that notes what it gets, and can be killed and frozen |
 //! | [`servers`] | Kafka, Mosquitto, NATS and Redis as processes, certificates for their TLS |
@@ -28,6 +29,7 @@ pub mod bus;
 pub mod case;
 pub mod clock;
 pub mod disk;
+pub mod docs;
 pub mod evoke;
 pub mod function;
 pub mod http;
@@ -44,7 +46,7 @@ pub mod servers;
 use std::time::Duration;
 
 /// How long anything may take that should take moments: long enough for two busy cores, short enough to notice.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// How long to wait before looking again at something that cannot tell by itself when it changes, such as another process.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

@@ -15,8 +15,8 @@ use crate::http::request;
 
 /// How many send at once, each one event after the other: as many may be under way when something fails.
 pub const SENDERS: usize = 8;
-/// How long a sender waits between two posts.
-const PACE: Duration = Duration::from_millis(5);
+/// How long a sender waits between two posts, at the least: deliveries keep up with that on a small machine too.
+const PACE: Duration = Duration::from_millis(20);
 /// How long [`during`] waits between two calls, at the least: one test is not to take all of a small machine.
 const CALLS: Duration = Duration::from_millis(20);
 /// How large the data of an event is.

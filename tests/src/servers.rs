@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
 
 use crate::case::Skipped;
 
@@ -39,6 +40,15 @@ impl<S> Shared<S> {
         }
         self.server.get().and_then(|server| server.clone().ok())
     }
+}
+
+/// Brings what has to be downloaded, once a machine, so that no test's time is spent on it.
+pub async fn bring() {
+    let mut brought = JoinSet::new();
+    brought.spawn(kafka::bring());
+    brought.spawn(nats::bring());
+    // Where something goes wrong, the tests that need it try again, and fail.
+    while brought.join_next().await.is_some() {}
 }
 
 /// Ends the servers that the tests of this run shared.

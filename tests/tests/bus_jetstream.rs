@@ -108,9 +108,9 @@ pub(crate) async fn a_server_that_is_killed_and_frozen_under_load_loses_nothing(
     let so_far = sink.delivered_count();
     sink.wait_delivered(so_far + 100, LATER).await;
     all_arrive(load, &sink, &mut evoke, bus_on(&nats.url()).await, 4).await;
-    // One line says that the bus is away, not one an attempt.
+    // One line says that the bus is away, and perhaps one that it is so again when it seemed to be back, not one an attempt.
     let lost = evoke.log().count("the bus cannot write");
-    assert!(lost <= 4, "{lost} lines for four outages");
+    assert!(lost <= 2 * 4, "{lost} lines for four outages");
     Ok(())
 }
 

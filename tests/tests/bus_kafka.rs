@@ -1,6 +1,8 @@
 //! Pipelines over a bus on Kafka, and brokers that fail under it.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +21,9 @@ use evoke_tests::ledger::assert_conserved;
 use evoke_tests::load::{Load, Sent};
 use evoke_tests::manifests::{bus, objects, pass, source, trigger};
 use evoke_tests::process::Signal;
+use evoke_tests::proxy::Line;
 use evoke_tests::servers::kafka::{self, Broker, Cluster, Record};
-use evoke_tests::{SOON, eventually};
+use evoke_tests::{SOON, eventually, scratch};
 use prometheus::Registry;
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -327,12 +330,20 @@ pub(crate) async fn a_broker_that_is_down_at_the_start_is_waited_for() -> Verdic
     }
     broker.start().await;
     health(&bus, |health| *health == Health::Up).await;
-    bus.declare(&spec).await.unwrap();
+    // What it refuses while it starts, it does a moment later.
+    eventually("the topic is declared", LATER, async || bus.declare(&spec).await.ok()).await;
     let stored = bus.publish(&partition, vec![event]).await.unwrap().await;
     assert!(stored[0].is_ok(), "{stored:?}");
     bus.close().await.unwrap();
     broker.stop().await;
     Ok(())
+}
+
+/// Publishes events whose data are numbers, and waits until they are stored.
+async fn publish(bus: &KafkaBus, to: &Partition, numbers: Range<usize>) {
+    let events = numbers.map(|n| Event::builder(n.to_string(), "/s", "t").data(n.to_string()).build().unwrap());
+    let stored = bus.publish(to, events.collect()).await.unwrap().await;
+    assert!(stored.iter().all(Result::is_ok), "{stored:?}");
 }
 
 /// The next records' data, in order; what a reader says instead is an error.
@@ -344,6 +355,17 @@ async fn data(reader: &mut dyn Reader, count: usize) -> Result<Vec<String>, BusE
             .extend(batch.records.iter().map(|record| String::from_utf8_lossy(record.event.data_slice()).into_owned()));
     }
     Ok(found)
+}
+
+/// Where a reader says that its log goes on, which is another one by now.
+async fn is_elsewhere(reader: &mut dyn Reader) -> Position {
+    loop {
+        match data(reader, 1).await {
+            Err(BusError::Ahead { end }) => return end,
+            Err(BusError::Unavailable(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 pub(crate) async fn what_a_leader_with_a_fast_clock_wrote_is_no_other_log() -> Verdict {
@@ -362,13 +384,8 @@ pub(crate) async fn what_a_leader_with_a_fast_clock_wrote_is_no_other_log() -> V
     let spec = TopicSpec { name: TopicName::parse("a.b.c"), partitions: 1 };
     assert_eq!(bus.declare(&spec).await.unwrap().drift, Vec::<String>::new());
     let partition = Partition { topic: spec.name.clone(), index: 0 };
-    let publish = async |range: std::ops::Range<usize>| {
-        let events = range.map(|n| Event::builder(n.to_string(), "/s", "t").data(n.to_string()).build().unwrap());
-        let stored = bus.publish(&partition, events.collect()).await.unwrap().await;
-        assert!(stored.iter().all(Result::is_ok), "{stored:?}");
-    };
     let mut reader = bus.read(&partition, From::Next, 0).await.unwrap();
-    publish(0..5).await;
+    publish(&bus, &partition, 0..5).await;
     assert_eq!(data(&mut *reader, 5).await.unwrap(), ["0", "1", "2", "3", "4"]);
     let restart = async || {
         broker.kill().await;
@@ -377,7 +394,7 @@ pub(crate) async fn what_a_leader_with_a_fast_clock_wrote_is_no_other_log() -> V
         health(&bus, |health| *health == Health::Up).await;
     };
     restart().await;
-    publish(5..8).await;
+    publish(&bus, &partition, 5..8).await;
     assert_eq!(data(&mut *reader, 3).await.unwrap(), ["5", "6", "7"]);
 
     // Another log is known by what lies in it, whatever its times are.
@@ -385,14 +402,51 @@ pub(crate) async fn what_a_leader_with_a_fast_clock_wrote_is_no_other_log() -> V
     broker.make_topic_with(wire, 1, &settings("LogAppendTime")).await;
     broker.produce(wire, (0..20).map(|n| Record::new(format!("new {n}")).partition(0))).await;
     restart().await;
-    let end = loop {
-        match data(&mut *reader, 1).await {
-            Err(BusError::Ahead { end }) => break end,
-            Err(BusError::Unavailable(_)) => {}
-            other => panic!("{other:?}"),
-        }
+    assert_eq!(is_elsewhere(&mut *reader).await, Position(0));
+    bus.close().await.unwrap();
+    broker.stop().await;
+    Ok(())
+}
+
+pub(crate) async fn a_log_that_was_put_back_and_grew_is_noticed_by_who_waits_for_more() -> Verdict {
+    // Kafka makes its indexes as large as they may become, and they are copied.
+    let broker = Broker::prepare_with(&[("log.index.size.max.bytes", "1048576")]).await?;
+    broker.start().await;
+    let folder = scratch::dir("rollback");
+    let copy = folder.path().join("data");
+    let bus = open(Brokers { addresses: broker.listeners.proxied.to_string(), ..Brokers::default() }, "back");
+    health(&bus, |health| *health == Health::Up).await;
+    let spec = TopicSpec { name: TopicName::parse("a.b.c"), partitions: 1 };
+    bus.declare(&spec).await.unwrap();
+    let partition = Partition { topic: spec.name.clone(), index: 0 };
+    let mut reader = bus.read(&partition, From::First, 0).await.unwrap();
+    publish(&bus, &partition, 0..5).await;
+    assert_eq!(data(&mut *reader, 5).await.unwrap(), ["0", "1", "2", "3", "4"]);
+    broker.kill().await;
+    health(&bus, |health| matches!(health, Health::Down(_))).await;
+    scratch::copy(&broker.data(), &copy);
+    broker.start().await;
+    health(&bus, |health| *health == Health::Up).await;
+    publish(&bus, &partition, 5..10).await;
+    assert_eq!(data(&mut *reader, 5).await.unwrap(), ["5", "6", "7", "8", "9"]);
+
+    // The broker comes back with the older copy, and by the time that it can be reached others have written more than was lost.
+    let put_back = async {
+        broker.line(Line::Cut);
+        broker.kill().await;
+        fs::remove_dir_all(broker.data()).unwrap();
+        scratch::copy(&copy, &broker.data());
+        broker.start().await;
+        let others = (0..20).map(|n| Record::new(format!("other {n}")).partition(0));
+        broker.produce("back.a.b.c", others).await;
+        broker.line(Line::Open);
     };
-    assert_eq!(end, Position(0));
+    let (end, ()) = tokio::join!(is_elsewhere(&mut *reader), put_back);
+    assert_eq!(end, Position(5));
+    health(&bus, |health| *health == Health::Up).await;
+    let mut reader = bus.read(&partition, From::At(end), 0).await.unwrap();
+    let others: Vec<String> = (0..20).map(|n| format!("other {n}")).collect();
+    assert_eq!(data(&mut *reader, 20).await.unwrap(), others);
     bus.close().await.unwrap();
     broker.stop().await;
     Ok(())

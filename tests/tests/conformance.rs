@@ -4,12 +4,7 @@ mod jetstream;
 mod kafka;
 mod redis;
 
-use std::time::Duration;
-
-use super::Listed;
-
-/// What one test of the suite may take.
-const LIMIT: Duration = Duration::from_secs(120);
+use super::{LIMIT, Listed};
 
 /// Every test of the suite on one back-end. `harness` is an `async fn() -> Result<impl Harness, Skipped>`.
 macro_rules! suite {

@@ -60,7 +60,7 @@ pub(crate) async fn at_rest(evoke: &Evoke) {
 
 pub(crate) async fn what_a_full_embedded_bus_drops_is_counted() -> Verdict {
     let (fast, slow) = (Sink::start().await, Sink::scripted(|_| Answer::Hang).await);
-    let delivery = "maxInFlight: 4, timeout: PT2S, retry: 1000, backoffPolicy: linear, backoffDelay: PT0.2S";
+    let delivery = "maxInFlight: 4, timeout: PT15S, retry: 1000, backoffPolicy: linear, backoffDelay: PT0.2S";
     let home = home("embedded: {maxBytes: 8Mi, onFull: dropOldest}", &fast, &slow, delivery);
     let mut evoke = home.run().await;
     let mut sent = BTreeSet::new();

@@ -1,6 +1,7 @@
 //! Delivery: retries, dead letters, independence, order, and every kind of sink.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use evoke_tests::http::{Answer, Garbage, Received, Sink};
 use evoke_tests::ledger::assert_conserved;
 use evoke_tests::manifests::{objects, python, source, trigger};
 use evoke_tests::{SOON, eventually, ports};
+use tokio::sync::watch;
 
 const WEB: &str = "webhook: {in: {}}";
 
@@ -46,7 +48,7 @@ pub(crate) async fn what_may_work_later_is_retried_until_it_does() -> Verdict {
         (status, _) => Answer::Status(status.parse().unwrap()),
     };
     let sink = Sink::scripted(script).await;
-    let policy = "delivery: {retry: 5, backoffPolicy: linear, backoffDelay: PT0.1S, timeout: PT0.5S}";
+    let policy = "delivery: {retry: 5, backoffPolicy: linear, backoffDelay: PT0.1S, timeout: PT5S}";
     let (_home, mut evoke) = run(&[format!("name: a, sink: {}, {policy}", uri(&sink, "/"))]).await;
     let ids = ["404", "408", "409", "429", "500", "502", "503", "504", "close", "hang"];
     for id in ids {
@@ -196,23 +198,31 @@ pub(crate) async fn one_bad_subscriber_neither_delays_nor_repeats_for_others() -
 }
 
 pub(crate) async fn max_in_flight_is_real() -> Verdict {
-    let slowly = |_: &Received| Answer::After(Duration::from_millis(200), Box::new(Answer::Status(200)));
-    let sink = Sink::scripted(slowly).await;
-    let (_home, evoke) = run(&[format!("name: a, sink: {}, delivery: {{maxInFlight: 7}}", uri(&sink, "/"))]).await;
-    for n in 0..7 {
+    const MOST: usize = 7;
+    const WAVES: usize = 7;
+
+    // Nothing of a wave is answered before all of it is there.
+    let gates: Vec<watch::Sender<bool>> = (0..WAVES).map(|_| watch::Sender::new(false)).collect();
+    let told: Vec<_> = gates.iter().map(watch::Sender::subscribe).collect();
+    let arrived = AtomicUsize::new(0);
+    let script = move |_: &Received| {
+        let wave = arrived.fetch_add(1, Ordering::Relaxed) / MOST;
+        Answer::When(told[wave.min(WAVES - 1)].clone(), Box::new(Answer::Status(200)))
+    };
+    let sink = Sink::scripted(script).await;
+    let policy = format!("delivery: {{maxInFlight: {MOST}, timeout: PT5M}}");
+    let (_home, evoke) = run(&[format!("name: a, sink: {}, {policy}", uri(&sink, "/"))]).await;
+    for n in 0..MOST * WAVES {
         send(&evoke, &n.to_string(), &[], "x").await;
     }
-    sink.wait(7, SOON).await;
-    for n in 7..50 {
-        send(&evoke, &n.to_string(), &[], "x").await;
+    for (wave, gate) in gates.iter().enumerate() {
+        let so_far = (wave + 1) * MOST;
+        sink.wait(so_far, SOON).await;
+        evoke.metric("evoke_deliveries_in_flight", &[("subscriber", "a")], MOST as f64, SOON).await;
+        assert_eq!(sink.count(), so_far, "concurrent up to maxInFlight, and no more");
+        gate.send_replace(true);
     }
-    sink.wait_delivered(50, SOON).await;
-    let mut starts: Vec<_> = sink.received().iter().map(|r| r.at).collect();
-    starts.sort();
-    let under_way =
-        |at| starts.iter().filter(|start| **start <= at && at < **start + Duration::from_millis(200)).count();
-    let peak = starts.iter().map(|at| under_way(*at)).max().unwrap();
-    assert_eq!(peak, 7, "concurrent up to maxInFlight, and no more");
+    sink.wait_delivered(MOST * WAVES, SOON).await;
     Ok(())
 }
 
@@ -254,7 +264,7 @@ pub(crate) async fn events_of_one_key_keep_their_order() -> Verdict {
 pub(crate) async fn a_sink_that_comes_back_gets_everything() -> Verdict {
     let address = ports::free();
     let (_home, evoke) = run(&[format!(
-        "name: a, sink: {{uri: \"http://{address}/\"}}, delivery: {{retry: 50, backoffPolicy: linear, backoffDelay: PT0.02S}}"
+        "name: a, sink: {{uri: \"http://{address}/\"}}, delivery: {{retry: 1000, backoffPolicy: linear, backoffDelay: PT0.02S}}"
     )])
     .await;
     let sent: BTreeSet<String> = (0..300).map(|n| n.to_string()).collect();

@@ -21,6 +21,7 @@ mod dead_letters;
 mod dedupe;
 mod delivery;
 mod disk_full;
+mod docs;
 mod durability;
 mod examples;
 mod faults;
@@ -56,6 +57,7 @@ mod nats_limits;
 mod nats_source;
 mod nats_streaming;
 mod older_copies;
+mod outputs;
 mod poisoned_records;
 mod quickstart;
 mod quiet_outages;
@@ -69,6 +71,7 @@ mod redis_source_cluster;
 mod redis_topology;
 mod reload;
 mod reload_drain;
+mod reload_watch;
 mod replay;
 mod reply;
 mod send;
@@ -96,7 +99,8 @@ use tokio::runtime::Runtime;
 
 /// Most of a test is waiting for servers and processes, so more of them run at once than a small machine has cores.
 const TESTS_AT_ONCE: usize = 5;
-const LIMIT: Duration = Duration::from_secs(180);
+/// Bounds what hangs: many times what a test takes.
+const LIMIT: Duration = Duration::from_secs(600);
 const LONG: Duration = Duration::from_secs(900);
 
 /// Name, time limit, body.
@@ -143,7 +147,8 @@ fn main() -> ExitCode {
             a_frozen_broker_goes_on_and_nothing_is_lost,
             evoke_survives_kills_on_a_kafka_bus,
             a_broker_that_is_down_at_the_start_is_waited_for,
-            what_a_leader_with_a_fast_clock_wrote_is_no_other_log;
+            what_a_leader_with_a_fast_clock_wrote_is_no_other_log,
+            a_log_that_was_put_back_and_grew_is_noticed_by_who_waits_for_more;
         bus_kafka [LONG]:
             a_leader_that_goes_away_loses_nothing,
             copies_survive_a_broker_and_too_many_are_named;
@@ -180,7 +185,10 @@ fn main() -> ExitCode {
             what_waited_on_a_server_that_came_back_empty_is_counted;
         cron_source [LIMIT]:
             ticks_come_on_time_and_once,
-            missed_ticks_are_caught_up_where_asked;
+            missed_ticks_are_caught_up_where_asked,
+            only_what_was_missed_is_caught_up,
+            a_reload_that_waits_loses_no_tick,
+            a_reload_loses_no_tick_on_a_shared_bus;
         dead_letters [LIMIT]:
             dead_letters_are_listed_shown_and_purged,
             a_redrive_goes_to_the_one_subscriber_as_the_event_was,
@@ -210,6 +218,19 @@ fn main() -> ExitCode {
             a_function_is_reached_by_every_name_it_has;
         disk_full [LIMIT]:
             a_full_disk_pauses_sources_and_loses_nothing;
+        docs [LIMIT]:
+            source_kafka,
+            source_cron,
+            source_redis,
+            source_mqtt,
+            source_nats,
+            source_webhook,
+            bus_embedded,
+            bus_jetstream,
+            bus_kafka,
+            bus_redis,
+            sink_http,
+            runtime_process;
         durability [LIMIT]:
             no_answer_leaves_before_its_data_is_synced;
         examples [LIMIT]:
@@ -258,7 +279,8 @@ fn main() -> ExitCode {
             positions_are_kept_as_often_as_the_events,
             everything_is_kept_in_memory_where_asked;
         functions_v1beta1 [LIMIT]:
-            a_function_of_the_version_before_runs_as_it_says;
+            a_function_of_the_version_before_runs_as_it_says,
+            what_is_said_of_it_names_what_it_says;
         kafka_cluster [LONG]:
             a_broker_that_is_down_at_start_is_waited_for,
             a_broker_that_is_killed_and_comes_back_loses_nothing,
@@ -306,6 +328,7 @@ fn main() -> ExitCode {
             a_topic_with_fewer_partitions_is_used_as_it_is,
             a_topic_made_again_is_read_from_its_beginning,
             partitions_that_others_add_are_taken_up,
+            letters_are_listed_where_others_gave_the_store_partitions,
             kafka_s_own_tools_see_how_far_a_trigger_is;
         kafka_transactions [LIMIT]:
             a_bus_gives_what_is_committed_and_is_at_its_end,
@@ -324,6 +347,8 @@ fn main() -> ExitCode {
             a_log_that_was_cut_off_is_taken_up,
             set_and_bus_run_a_cluster_s_manifests,
             the_admin_address_answers_this_machine_only,
+            pages_of_elsewhere_read_no_admin_address,
+            a_port_that_the_system_chooses_is_told_once_it_is_known,
             logs_are_json_where_asked,
             a_bus_becomes_another_kind_when_nothing_waits_or_it_is_abandoned;
         lost_state [LIMIT]:
@@ -361,6 +386,7 @@ fn main() -> ExitCode {
             a_subject_that_is_edited_becomes_the_filter,
             a_subject_that_is_taken_out_is_no_filter_any_more,
             a_filter_of_somebody_else_stays,
+            a_message_that_is_larger_than_the_consumer_s_limit_comes_too,
             a_start_that_is_edited_is_that_of_the_next_consumer,
             a_filter_that_the_server_does_not_take_is_named,
             a_consumer_that_would_lose_messages_is_named;
@@ -392,10 +418,14 @@ fn main() -> ExitCode {
             events_flow_and_the_warnings_are_printed;
         older_copies [LIMIT]:
             a_redis_that_comes_back_with_one_is_noticed_and_counted,
-            what_others_write_on_one_of_redis_arrives;
+            what_others_write_on_one_of_redis_arrives,
+            a_subscriber_that_is_busy_misses_nothing_of_what_others_write,
+            a_subscription_that_was_paused_misses_nothing_of_what_others_write;
         older_copies [LONG]:
             a_kafka_that_comes_back_with_one_is_noticed,
             what_others_write_on_one_of_kafka_arrives;
+        outputs [LIMIT]:
+            a_full_disk_or_a_reader_that_has_gone_ends_nothing;
         quickstart [LIMIT]:
             the_readme_shows_an_event_go_through,
             send_posts_an_event;
@@ -436,6 +466,7 @@ fn main() -> ExitCode {
             a_stream_starts_where_the_manifest_says,
             an_entry_that_is_trimmed_while_it_is_pending_is_counted,
             an_entry_that_is_trimmed_before_it_is_taken_over_is_counted,
+            a_group_that_is_destroyed_goes_on_before_what_is_not_settled,
             channel_messages_become_events,
             list_items_survive_a_kill,
             an_acl_user_over_tls_reads_its_database,
@@ -458,8 +489,14 @@ fn main() -> ExitCode {
             what_goes_and_comes_back_keeps_its_position,
             a_bus_cannot_change_while_it_runs;
         reload_drain [LIMIT]:
+            a_reload_that_waits_says_for_what,
             sigterm_in_a_reload_finishes_what_is_under_way,
             sigterm_while_a_trigger_goes_finishes_what_is_under_way;
+        reload_watch [LIMIT]:
+            changes_that_never_rest_hold_up_nothing,
+            a_folder_may_go_and_another_one_come,
+            links_are_followed_where_they_lead_now,
+            a_credential_in_a_file_is_read_again;
         replay [LIMIT]:
             a_replay_delivers_a_part_again_and_moves_nothing,
             todays_condition_applies_and_what_fails_is_a_dead_letter,
@@ -526,7 +563,8 @@ fn main() -> ExitCode {
         source_letters [LIMIT]:
             what_cannot_be_an_event_is_read_from_the_topic_by_a_trigger,
             what_its_own_sink_refuses_is_in_the_topic_too,
-            what_a_dead_letter_sink_refuses_is_in_the_store;
+            what_a_dead_letter_sink_refuses_is_in_the_store,
+            what_a_dead_letter_topic_never_takes_is_in_the_store;
         tls_names [LIMIT]:
             a_kafka_source_checks_whom_it_reads_from,
             a_redis_source_checks_whom_it_reads_from,
@@ -537,12 +575,17 @@ fn main() -> ExitCode {
             a_bus_on_jetstream_checks_whom_it_publishes_to;
         tools [LIMIT]:
             they_work_on_jetstream,
-            they_work_on_kafka,
             they_work_on_redis;
+        tools [LONG]:
+            they_work_on_kafka;
         validate [LIMIT]:
             every_error_has_its_place_and_a_fix,
             the_same_as_json,
             one_broken_file_of_ten_hides_nothing_of_the_others,
+            a_folder_that_cannot_be_read_hides_nothing_of_the_others,
+            a_path_is_taken_once_on_the_port_that_is_shared,
+            sources_that_take_from_one_another_are_named,
+            an_address_that_is_refused_shows_no_password,
             two_objects_of_one_name_are_refused,
             what_openfunction_accepts_and_ignores_is_a_warning,
             what_cannot_run_here_is_a_warning_and_an_error_of_run,
@@ -569,6 +612,10 @@ fn main() -> ExitCode {
         .chain(conformance::tests())
         .map(|(name, limit, test)| trial(runtime.clone(), name, limit, test))
         .collect();
+    // A run of all tests needs all servers.
+    if arguments.filter.is_none() && !arguments.list {
+        runtime.block_on(servers::bring());
+    }
     let conclusion = libtest_mimic::run(&arguments, trials);
     runtime.block_on(servers::stop_shared());
     scratch::clean();

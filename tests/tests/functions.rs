@@ -157,7 +157,7 @@ def on_event(h, body):
     print('got', h.headers['ce-id']); h.answer(200)
 serve()";
     let subscriber = format!(
-        ", deadLetterSink: {{uri: \"{}\"}}, delivery: {{retry: 1, backoffDelay: PT0.1S, timeout: PT1S}}",
+        ", deadLetterSink: {{uri: \"{}\"}}, delivery: {{retry: 1, backoffDelay: PT0.1S, timeout: PT5S}}",
         dead.url("/")
     );
     let home = home(program, &subscriber);

@@ -17,7 +17,9 @@ use crate::jetstream_site::{LATER, Site, all_arrive, send};
 const EVERYONE: &str = "authorization { users: [{user: ann, password: pw-1f7}, {user: bob, password: pw-2c8}] }";
 const WITHOUT_ANN: &str = "authorization { users: [{user: bob, password: pw-2c8}] }";
 /// Long enough for evoke to start and send a while, on a busy machine too.
-const SHORT_LIFE: Duration = Duration::from_secs(20);
+const SHORT_LIFE: Duration = Duration::from_secs(45);
+/// How long until evoke is locked out, at the most: credentials have to expire first.
+const EXPIRED: Duration = Duration::from_secs(90);
 /// How long evoke stays locked out: several attempts to log in.
 const LOCKED_OUT: Duration = Duration::from_secs(3);
 
@@ -29,7 +31,7 @@ fn refusals(evoke: &Evoke) -> usize {
 
 /// Waits until evoke is locked out, which names `hint`, and leaves it so for a while. What is posted meanwhile is refused.
 async fn stays_locked_out(evoke: &Evoke, hint: &str) {
-    evoke.waits_for(&["bus default.default: down: ", "refuses to log evoke in", hint], LATER).await;
+    evoke.waits_for(&["bus default.default: down: ", "refuses to log evoke in", hint], EXPIRED).await;
     assert_eq!(send(evoke, "too-early", "x").await, 503);
     tokio::time::sleep(LOCKED_OUT).await;
     assert_eq!(send(evoke, "too-early", "x").await, 503);

@@ -273,10 +273,10 @@ pub(crate) async fn everything_is_kept_in_memory_where_asked() -> Verdict {
         site.sink.wait_all(&sent, LATER).await;
         let found = kept(&jetstream::new(site.nats.client().await)).await;
         assert!(is_kept(&found), "{asked}, made anew: {found:?}");
+        evoke.stop().await;
         let says = ["the stream was gone and is made anew", "the bus has lost the end of its log"];
         let said = says.iter().any(|line| evoke.log().count(line) > 0);
         assert_eq!(said, storage == StorageType::Memory, "{asked}: a loss is said, and nothing else is");
-        evoke.stop().await;
         assert_conserved(&sent, [&site.sink.delivered()], PER_OUTAGE);
     }
     Ok(())

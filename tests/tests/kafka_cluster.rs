@@ -15,11 +15,14 @@ use evoke_tests::{SOON, eventually};
 use rdkafka::Message;
 use rdkafka::consumer::{CommitMode, Consumer, StreamConsumer};
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// How many records the source has not done with when a broker fails. The client reads ahead up to its `queued.min.messages` of
 /// 10,000, so it may have them all, and they go on being delivered. What the group had not committed by then comes again where it
 /// takes the partitions away meanwhile: any of these, once, and nothing that was committed before.
 const READ_AHEAD: usize = 500;
+/// How long anything may take while records are produced all the time.
+const LATER: Duration = Duration::from_secs(90);
 
 fn manifests(broker: &Broker, topic: &str, group: &str, sink: &Sink) -> String {
     let spec = format!(
@@ -41,13 +44,14 @@ impl Load {
         let (mut task, stopped) = (JoinSet::new(), stop.clone());
         task.spawn(async move {
             let mut ids = BTreeSet::new();
-            let mut pace = tokio::time::interval(Duration::from_millis(20));
+            let mut pace = interval(Duration::from_millis(20));
+            pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut n = 0;
             while !stopped.load(Ordering::Relaxed) {
                 pace.tick().await;
-                let records = (n..n + 20).map(|n| Record::new(format!("record {n}")).partition(n % 4));
+                let records = (n..n + 8).map(|n| Record::new(format!("record {n}")).partition(n % 4));
                 ids.extend(produce(&producer, &topic, records).await.into_iter().map(|placed| placed.id));
-                n += 20;
+                n += 8;
             }
             ids
         });
@@ -129,19 +133,19 @@ pub(crate) async fn a_second_evoke_joins_and_leaves_the_group() -> Verdict {
     let second = Home::with(manifests(&broker, &topic, &group, &sink));
     let mut one = first.run().await;
     let load = Load::start(&broker, &topic);
-    sink.wait_delivered(200, SOON).await;
+    sink.wait_delivered(200, LATER).await;
     let mut two = second.run().await;
-    eventually("two members", SOON, async || (broker.members(&group).await.len() == 2).then_some(())).await;
-    two.metric("evoke_bus_published_events_total", &[], 500.0, SOON).await;
+    eventually("two members", LATER, async || (broker.members(&group).await?.len() == 2).then_some(())).await;
+    two.metric("evoke_bus_published_events_total", &[], 500.0, LATER).await;
     two.stop().await;
-    eventually("one member", SOON, async || (broker.members(&group).await.len() == 1).then_some(())).await;
+    eventually("one member", LATER, async || (broker.members(&group).await?.len() == 1).then_some(())).await;
     let so_far = sink.delivered_count();
-    sink.wait_delivered(so_far + 500, SOON).await;
+    sink.wait_delivered(so_far + 500, LATER).await;
     let sent = load.stop().await;
     gave_up_in_order(&one);
     // What the second one took over and did not deliver before its end waits in its own data directory.
     let mut two = second.run().await;
-    sink.wait_all(&sent, SOON).await;
+    sink.wait_all(&sent, LATER).await;
     two.stop().await;
     one.stop().await;
     assert_conserved(&sent, [&sink.delivered()], 0);
@@ -155,14 +159,14 @@ pub(crate) async fn a_foreign_consumer_joins_and_leaves_the_group() -> Verdict {
     let home = Home::with(manifests(&broker, &topic, &group, &sink));
     let mut evoke = home.run().await;
     let load = Load::start(&broker, &topic);
-    sink.wait_delivered(200, SOON).await;
+    sink.wait_delivered(200, LATER).await;
     let mut config = broker.client();
     config.set("group.id", &group).set("auto.offset.reset", "earliest").set("enable.auto.commit", "false");
     config.set("partition.assignment.strategy", "cooperative-sticky");
     let consumer: StreamConsumer = config.create().unwrap();
     consumer.subscribe(&[&topic]).unwrap();
     let mut foreign = Counts::new();
-    let taken = tokio::time::timeout(SOON, async {
+    let taken = tokio::time::timeout(LATER, async {
         while foreign.len() < 200 {
             let message = consumer.recv().await.unwrap();
             let id = format!("{topic}/{}/{}", message.partition(), message.offset());
@@ -176,7 +180,7 @@ pub(crate) async fn a_foreign_consumer_joins_and_leaves_the_group() -> Verdict {
     drop(consumer);
     let sent = load.stop().await;
     let left: BTreeSet<String> = sent.iter().filter(|id| !foreign.contains_key(*id)).cloned().collect();
-    sink.wait_all(&left, Duration::from_secs(60)).await;
+    sink.wait_all(&left, LATER).await;
     gave_up_in_order(&evoke);
     evoke.stop().await;
     assert_conserved(&sent, [&sink.delivered(), &foreign], 0);

@@ -164,7 +164,7 @@ pub(crate) async fn what_ages_out_while_it_waits_for_a_retry_is_counted_at_the_n
     let trigger = format!("all-{}", pipeline.name);
     let labels = [("trigger", &*trigger), ("subscriber", "all")];
     assert_eq!(evoke.metric(DROPPED, &labels, EVENTS as f64, LATER).await, EVENTS as f64);
-    evoke.log().wait_for(&[LOST, &trigger, &topic, "while they waited for a retry"], SOON).await;
+    evoke.log().wait_for(&[LOST, &trigger, &topic, "they waited for a retry"], SOON).await;
     evoke.stop().await;
     assert_conserved(&sent, [&sink.delivered()], 0);
     broker.stop().await;

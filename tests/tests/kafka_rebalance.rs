@@ -24,7 +24,7 @@ const PATHS: [&str; 2] = ["/0", "/1"];
 
 /// Waits until a group has so many members. One that stands still is a member until its session has timed out, after 6 s.
 async fn members(broker: &Broker, group: &str, count: usize) {
-    eventually(&format!("{count} members"), SOON, async || (broker.members(group).await.len() == count).then_some(()))
+    eventually(&format!("{count} members"), SOON, async || (broker.members(group).await?.len() == count).then_some(()))
         .await;
 }
 

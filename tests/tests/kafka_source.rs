@@ -349,10 +349,10 @@ pub(crate) async fn a_second_process_joins_and_leaves_where_there_is_only_a_sink
     let second = async {
         sink.wait_delivered(200, SOON).await;
         let mut two = homes[1].run().await;
-        eventually("two members", SOON, async || (broker.members(&group).await.len() == 2).then_some(())).await;
+        eventually("two members", SOON, async || (broker.members(&group).await?.len() == 2).then_some(())).await;
         two.metric("evoke_source_events_total", &[("outcome", "accepted")], 200.0, SOON).await;
         two.stop().await;
-        eventually("one member", SOON, async || (broker.members(&group).await.len() == 1).then_some(())).await;
+        eventually("one member", SOON, async || (broker.members(&group).await?.len() == 1).then_some(())).await;
         let so_far = sink.delivered_count();
         sink.wait_delivered(so_far + 200, SOON).await;
     };

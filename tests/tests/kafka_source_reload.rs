@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use evoke_tests::SOON;
 use evoke_tests::case::Verdict;
 use evoke_tests::evoke::Home;
 use evoke_tests::http::Sink;
@@ -11,6 +10,7 @@ use evoke_tests::ledger::assert_conserved;
 use evoke_tests::load::during;
 use evoke_tests::manifests::{objects, pass, source};
 use evoke_tests::servers::kafka::{self, Record, produce};
+use evoke_tests::{SOON, eventually};
 
 use super::reload::wait_for_round;
 
@@ -40,7 +40,8 @@ pub(crate) async fn one_that_is_edited_under_load_loses_and_repeats_nothing() ->
     };
     edit(0);
     let mut evoke = home.run().await;
-    let joined = broker.members(&groups[1]).await;
+    let is_in = async || broker.members(&groups[1]).await.filter(|members| !members.is_empty());
+    let joined = eventually("the source is in its group", SOON, is_in).await;
     let producer = broker.producer();
     let publish = async |call: usize| {
         let mut ids = Vec::new();
@@ -64,7 +65,9 @@ pub(crate) async fn one_that_is_edited_under_load_loses_and_repeats_nothing() ->
     }
     let failed = evoke.metrics().await.sum("evoke_source_events_total", &[("outcome", "failed")]);
     assert_eq!(failed, 0.0, "a source that ends settles what it read");
-    assert_eq!(broker.members(&groups[1]).await, joined, "the other source stays in its group");
+    let members = async || broker.members(&groups[1]).await;
+    let members = eventually("the broker says who is in the group", SOON, members).await;
+    assert_eq!(members, joined, "the other source stays in its group");
     evoke.stop().await;
     assert_eq!(evoke.log().count("read again"), 0, "everything is committed that was read");
     assert_conserved(&sent, [&sink.delivered()], 0);

@@ -1,6 +1,6 @@
 //! NATS sources whose durable consumer is there already: made from an earlier manifest, or by somebody else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, pull, push};
 use async_nats::jetstream::stream::{self, RetentionPolicy};
@@ -104,6 +104,37 @@ pub(crate) async fn a_filter_of_somebody_else_stays() -> Verdict {
     acked(&context, "S", "theirs").await;
     evoke.stop().await;
     assert_eq!(info(&context, "theirs").await.config.filter_subject, "s.a");
+    assert_conserved(&read, [&sink.delivered()], 0);
+    Ok(())
+}
+
+pub(crate) async fn a_message_that_is_larger_than_the_consumer_s_limit_comes_too() -> Verdict {
+    let nats = Nats::start().await?;
+    let context = make_stream(&nats.client().await, "S").await;
+    let theirs = pull::Config {
+        durable_name: Some("theirs".to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        max_bytes: 1024,
+        ..pull::Config::default()
+    };
+    context.get_stream("S").await.unwrap().create_consumer(theirs).await.unwrap();
+    let mut sizes = BTreeMap::new();
+    for size in [10, 8192, 10, 10, 900, 8192, 8192, 10] {
+        let ack = context.publish("s.a", vec![b'x'; size].into()).await.unwrap().await.unwrap();
+        sizes.insert(format!("S/{}", ack.sequence), size);
+    }
+    let sink = Sink::start().await;
+    let home = Home::with(manifests(&nats.url(), ", stream: S, consumer: theirs", &sink));
+    let mut evoke = home.run().await;
+    let read: BTreeSet<String> = sizes.keys().cloned().collect();
+    sink.wait_all(&read, SOON).await;
+    acked(&context, "S", "theirs").await;
+    evoke.ready(SOON).await;
+    evoke.stop().await;
+    let came: BTreeMap<String, usize> =
+        sink.received_at("/").iter().map(|received| (received.id().to_owned(), received.body.len())).collect();
+    assert_eq!(came, sizes);
+    assert_eq!(info(&context, "theirs").await.config.max_bytes, 1024, "it is left as it is");
     assert_conserved(&read, [&sink.delivered()], 0);
     Ok(())
 }

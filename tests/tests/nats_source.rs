@@ -255,7 +255,7 @@ pub(crate) async fn nothing_is_acknowledged_before_it_is_settled() -> Verdict {
     let consumer = pull::Config {
         durable_name: Some("short".to_owned()),
         ack_policy: AckPolicy::Explicit,
-        ack_wait: Duration::from_secs(1),
+        ack_wait: Duration::from_secs(6),
         ..pull::Config::default()
     };
     context.get_stream("S").await.unwrap().create_consumer(consumer).await.unwrap();
@@ -272,9 +272,9 @@ pub(crate) async fn nothing_is_acknowledged_before_it_is_settled() -> Verdict {
     let sent = publish_all(&context, "S", "s.a", 5).await;
     sink.wait(5, SOON).await;
     let info = async || context.get_stream("S").await.unwrap().consumer_info("short").await.unwrap();
-    // Told four times in its ack wait of 1 s that work goes on, the server sends nothing again.
+    // Told every 2 s that work goes on, the server sends nothing again once its ack wait of 6 s is over.
     let mut told = 0;
-    while told < 4 * 5 {
+    while told < 5 * 5 {
         let word = tokio::time::timeout(SOON, words.next()).await.expect("the server is told").unwrap();
         assert_eq!(&*word.payload, b"+WPI");
         told += 1;

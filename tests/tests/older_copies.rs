@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Range;
+use std::path::Path;
 
 use evoke_tests::case::{Skipped, Verdict};
 use evoke_tests::evoke::Evoke;
@@ -13,6 +14,7 @@ use evoke_tests::process::Signal;
 use evoke_tests::servers::bus::BusServer;
 use evoke_tests::servers::kafka::Broker;
 use evoke_tests::{SOON, eventually, scratch};
+use tokio::sync::watch;
 
 use super::bus_kafka::LATER;
 use super::conservation::{at_rest, dropped, home, is_refused, send};
@@ -124,6 +126,117 @@ async fn goes_on(server: &BusServer, meanwhile: Meanwhile) -> Verdict {
         BusServer::Kafka(_) => assert!(counted.1 <= lost, "{} of {lost} counted", counted.1),
         _ => assert_eq!(counted.1, lost, "what was not finished is counted"),
     }
+    Ok(())
+}
+
+/// Sends events until the fast subscriber has had all.
+async fn feed(evoke: &Evoke, numbers: Range<usize>, fast: &Sink) -> BTreeSet<String> {
+    let all = numbers.end;
+    let sent: BTreeSet<String> = numbers.map(|n| format!("before-{n}")).collect();
+    for id in &sent {
+        send(evoke, id, 1).await;
+    }
+    fast.wait_delivered(all, SOON).await;
+    sent
+}
+
+/// Others write more than was lost.
+async fn write_others(server: &BusServer) -> BTreeSet<String> {
+    let mut written = BTreeSet::new();
+    for round in 0..WRITES {
+        written.extend(write_events(server, &format!("others-{round}")).await);
+    }
+    written
+}
+
+/// Keeps a copy of what the server has.
+async fn keep_copy(server: &BusServer, evoke: &mut Evoke, copy: &Path) {
+    server.kill().await;
+    scratch::copy(&server.data(), copy);
+    server.start().await;
+    evoke.ready(LATER).await;
+}
+
+/// A subscriber that has read beyond the copy's end, and is busy while that is noticed, misses nothing of what others wrote.
+pub(crate) async fn a_subscriber_that_is_busy_misses_nothing_of_what_others_write() -> Verdict {
+    let server = BusServer::jetstream().await?;
+    let (open, gate) = watch::channel(false);
+    let wait = move |request: &Received| match request.id() == format!("before-{KEPT}") {
+        true => Answer::When(gate.clone(), Box::new(Answer::Status(200))),
+        false => Answer::Status(200),
+    };
+    let (fast, slow) = (Sink::start().await, Sink::scripted(wait).await);
+    let home = home(&server.spec(1), &fast, &slow, "maxInFlight: 1, timeout: PT2M");
+    let mut evoke = home.run().await;
+    let kept = feed(&evoke, 0..KEPT, &fast).await;
+    slow.wait_all(&kept, SOON).await;
+    let copy = home.path().join("copy");
+    keep_copy(&server, &mut evoke, &copy).await;
+    let first_gone = feed(&evoke, KEPT..KEPT + 1, &fast).await;
+    let busy_with = format!("before-{KEPT}");
+    eventually("the slow one is busy", SOON, async || slow.attempts().contains_key(&busy_with).then_some(())).await;
+    let gone = &first_gone | &feed(&evoke, KEPT + 1..KEPT + GONE, &fast).await;
+
+    evoke.signal(Signal::STOP);
+    server.kill().await;
+    fs::remove_dir_all(server.data()).unwrap();
+    scratch::copy(&copy, &server.data());
+    server.start().await;
+    let others = write_others(&server).await;
+    evoke.signal(Signal::CONT);
+    fast.wait_all(&others, LATER).await;
+    is_noticed(&evoke).await;
+    open.send_replace(true);
+    let there = &kept | &others;
+    slow.wait_all(&there, LATER).await;
+    at_rest(&evoke).await;
+    evoke.stop().await;
+    let sent = &there | &gone;
+    assert_conserved(&sent, [&fast.delivered()], sent.len());
+    let found = balance(&sent, [&slow.delivered()]);
+    println!("{} repeats, {:?} lost", found.repeats, found.lost);
+    assert_eq!(found.made_up, Vec::<String>::new());
+    assert!(found.repeats <= sent.len(), "{} repeats", found.repeats);
+    assert!(found.lost.iter().all(|id| gone.contains(id)), "{:?} are lost", found.lost);
+    Ok(())
+}
+
+/// A subscription that is paused beyond the end of an older copy of its stream goes on with what others wrote there, and not behind it.
+pub(crate) async fn a_subscription_that_was_paused_misses_nothing_of_what_others_write() -> Verdict {
+    let server = BusServer::jetstream().await?;
+    let (fast, slow) = (Sink::start().await, Sink::start().await);
+    let home = home(&server.spec(1), &fast, &slow, "maxInFlight: 2");
+    let mut evoke = home.run().await;
+    let kept = feed(&evoke, 0..KEPT, &fast).await;
+    let copy = home.path().join("copy");
+    keep_copy(&server, &mut evoke, &copy).await;
+    let before = &kept | &feed(&evoke, KEPT..KEPT + GONE, &fast).await;
+    slow.wait_all(&before, SOON).await;
+    let (code, text) = home.tool(&["subscription", "pause", "t/slow"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    evoke.log().wait_for(&["paused", "default/t/slow"], SOON).await;
+
+    // The stream alone is put back: the positions are not.
+    let stream = Path::new("jetstream/$G/streams/evoke+default+web+in");
+    server.kill().await;
+    fs::remove_dir_all(server.data().join(stream)).unwrap();
+    scratch::copy(&copy.join(stream), &server.data().join(stream));
+    server.start().await;
+    is_noticed(&evoke).await;
+    evoke.ready(LATER).await;
+    let others = write_others(&server).await;
+    fast.wait_all(&others, LATER).await;
+    let (code, text) = home.tool(&["subscription", "resume", "t/slow"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    slow.wait_all(&others, LATER).await;
+    evoke.log().wait_for(&[SAID[0], "default/t/slow"], SOON).await;
+    at_rest(&evoke).await;
+    assert_eq!((dropped(&evoke, "fast").await, dropped(&evoke, "slow").await), (0.0, 0.0));
+    evoke.stop().await;
+    let sent = &before | &others;
+    assert_conserved(&sent, [&fast.delivered()], sent.len());
+    // What may have been under way when the server went, twice.
+    assert_conserved(&sent, [&slow.delivered()], 2 * 2 * 2);
     Ok(())
 }
 

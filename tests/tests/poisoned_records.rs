@@ -24,7 +24,7 @@ const FORMAT: &str = "evokeformat";
 type Attributes<'a> = &'a [(&'a str, &'a [u8])];
 
 /// What claims to be an event and is none: its attributes, its data, and what is said of it.
-const POISONED: [(Attributes<'static>, &str, &str); 4] = [
+const POISONED: [(Attributes<'static>, &str, &str); 5] = [
     (&[("specversion", b"1.0"), ("source", b"/other"), ("type", b"t")], "no id", "is missing or empty"),
     (
         &[("id", b"broken"), (CONTENT_TYPE, b"application/cloudevents+json")],
@@ -40,6 +40,11 @@ const POISONED: [(Attributes<'static>, &str, &str); 4] = [
         &[(FORMAT, b"2"), ("specversion", b"1.0"), ("id", b"newer"), ("source", b"/other"), ("type", b"t")],
         "no idea",
         "written by a newer evoke",
+    ),
+    (
+        &[("specversion", b"1.0"), ("id", b"when"), ("source", b"/other"), ("type", b"t"), ("time", b"yesterday")],
+        "no time",
+        "which is no timestamp",
     ),
 ];
 

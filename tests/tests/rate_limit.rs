@@ -1,5 +1,7 @@
 //! Limits and memory of a subscriber: `rateLimit`, `deduplicationWindow`, `startAt`.
 
+use std::time::Instant;
+
 use evoke_api::names::{ObjectName, TopicName};
 use evoke_eventbus::subscription::token::Token;
 use evoke_tests::case::Verdict;
@@ -37,9 +39,10 @@ fn ids(received: &[Received]) -> Vec<u32> {
 
 pub(crate) async fn a_rate_is_kept_over_a_reload_and_holds_nobody_else_back() -> Verdict {
     let sink = Sink::start().await;
-    let limit = "rateLimit: {events: 10, per: PT1S, burst: 2}";
+    let limit = "rateLimit: {events: 4, per: PT1S, burst: 2}";
     let home = Home::with(to(&sink, &[("slow", &format!("delivery: {{{limit}}}")), ("fast", "")]));
     let evoke = home.run().await;
+    let begun = Instant::now();
     send(&evoke, 0..24).await;
     sink.wait_at("/fast", 24, SOON).await;
     let before = sink.wait_at("/slow", 6, SOON).await.len();
@@ -50,10 +53,10 @@ pub(crate) async fn a_rate_is_kept_over_a_reload_and_holds_nobody_else_back() ->
     assert_eq!(ids(&slow), (0..24).collect::<Vec<_>>());
     let mut starts: Vec<_> = slow.iter().map(|request| request.at).collect();
     starts.sort();
-    // Any stretch of deliveries takes as long as its tokens do; a request may be a little late, the one after it then seems early.
+    // Any stretch of deliveries takes as long as its tokens do. The first may be late, and the next then seems early.
     for (n, start) in starts.iter().enumerate().skip(2) {
-        let took = (*start - starts[0]).as_secs_f64();
-        assert!(took > (n - 1) as f64 / 10.0 - 0.1, "the {n}th came after {took} s");
+        let took = (*start - begun).as_secs_f64();
+        assert!(took >= (n - 1) as f64 / 4.0, "the {n}th came after {took} s");
     }
     let waited = evoke.metric("evoke_rate_limit_wait_seconds_total", &[("subscriber", "slow")], 0.5, SOON).await;
     assert!(waited < 60.0, "{waited}");

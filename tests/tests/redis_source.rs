@@ -181,6 +181,32 @@ pub(crate) async fn an_entry_that_is_trimmed_before_it_is_taken_over_is_counted(
     Ok(())
 }
 
+pub(crate) async fn a_group_that_is_destroyed_goes_on_before_what_is_not_settled() -> Verdict {
+    let server = Redis::start().await?;
+    let mut redis = server.connection().await;
+    let sink = Sink::start().await;
+    // Without a bus, an entry is not settled until its sink has it.
+    let spec = format!("sink: {{uri: \"{}\"}}\nredis:\n  in: {{redisHost: \"{}\"}}", sink.url("/"), server.address);
+    let home = Home::with(bare_source("redis", &spec));
+    let mut evoke = home.run().await;
+    let settled = add_some(&mut redis, 0).await;
+    sink.wait_delivered(settled.len(), SOON).await;
+    acked(&mut redis, "in", GROUP).await;
+    sink.script(|_| Answer::Hang);
+    let unsettled = add_some(&mut redis, 1).await;
+    sink.wait(settled.len() + unsettled.len(), SOON).await;
+    let gone: bool = cmd("XGROUP").arg("DESTROY").arg("in").arg(GROUP).query_async(&mut redis).await.unwrap();
+    assert!(gone, "the group was there");
+    sink.script(|_| Answer::Status(200));
+    let all: BTreeSet<String> = settled.into_iter().chain(unsettled).collect();
+    sink.wait_all(&all, SOON).await;
+    evoke.ready(SOON).await;
+    acked(&mut redis, "in", GROUP).await;
+    evoke.stop().await;
+    assert_conserved(&all, [&sink.delivered()], 0);
+    Ok(())
+}
+
 pub(crate) async fn channel_messages_become_events() -> Verdict {
     let server = Redis::start().await?;
     let mut redis = server.connection().await;

@@ -1,4 +1,4 @@
-//! The end of evoke in the middle of a reload that waits for deliveries: they are finished and recorded all the same.
+//! A reload that waits for deliveries: it says so, and in the middle of it evoke ends with all of them finished and recorded.
 
 use evoke_tests::SOON;
 use evoke_tests::case::Verdict;
@@ -65,6 +65,23 @@ pub(crate) async fn sigterm_in_a_reload_finishes_what_is_under_way() -> Verdict 
     evoke.log().wait_for(&["default/late | started"], SOON).await;
     end(&mut evoke, &tell).await;
     goes_on(&home, &sink, "/after").await;
+    Ok(())
+}
+
+pub(crate) async fn a_reload_that_waits_says_for_what() -> Verdict {
+    let (tell, sink) = waiting_sink().await;
+    let to = |path: &str| objects(&[source("web", WEB), pass("t", "web", "in", &sink.url(path))]);
+    let home = Home::with(to("/before"));
+    let mut evoke = home.run().await;
+    send(&evoke, "1").await;
+    sink.wait(1, SOON).await;
+    home.write("evoke.yaml", to("/after"));
+    evoke.waits_for(&["evoke reload: changing trigger default/t"], SOON).await;
+    tell.send_replace(true);
+    evoke.ready(SOON).await;
+    send(&evoke, "2").await;
+    assert_eq!(sink.wait_at("/after", 1, SOON).await[0].id(), "2");
+    evoke.stop().await;
     Ok(())
 }
 

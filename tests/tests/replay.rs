@@ -315,7 +315,7 @@ pub(crate) async fn cancels(bus: &BusServer) -> Verdict {
     assert_eq!(state(&home).await, "waiting");
     assert_eq!(home.json(&["subscription", "list", "--subscriber", "all"]).await["subscriptions"][0]["jobs"][0], *job);
     // It begins with the resumption, and ends where it is when it is cancelled.
-    sink.script(|_| Answer::After(Duration::from_secs(2), Box::new(Answer::Status(200))));
+    sink.script(|_| Answer::After(Duration::from_secs(20), Box::new(Answer::Status(200))));
     home.json(&["subscription", "resume", "t/all"]).await;
     eventually("it has begun", SOON, async || (!replayed(&sink, "/all").is_empty()).then_some(())).await;
     let (code, text) = home.tool(&["job", "cancel", &job]).await;

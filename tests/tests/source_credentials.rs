@@ -19,6 +19,8 @@ use super::{nats_source, redis_source};
 
 /// What it may take until a source is let in again, and has what it missed.
 const LATER: Duration = Duration::from_secs(60);
+/// How long until it is not let in, at the most: credentials have to expire first.
+const EXPIRED: Duration = Duration::from_secs(90);
 /// Messages that there are to be between two faults, at the least.
 const BETWEEN: usize = 100;
 /// What one connection that ends may repeat: messages that a consumer of evoke's has on their way, at the most.
@@ -28,7 +30,7 @@ const REDIS_WINDOW: usize = 2 * 128;
 
 /// Waits until `/readyz` and the metrics say that the source is not let in, and that it names no secret.
 async fn shut_out(evoke: &Evoke, says: &[&str], secret: &str) {
-    let text = evoke.waits_for(says, LATER).await;
+    let text = evoke.waits_for(says, EXPIRED).await;
     assert!(!text.contains(secret), "{text}");
     eventually("the metric says so too", SOON, async || {
         (evoke.metrics().await.sum("evoke_source_up", &[]) == 0.0).then_some(())
@@ -97,7 +99,7 @@ pub(crate) async fn a_user_of_nats_that_is_taken_away_misses_nothing() -> Verdic
 
 pub(crate) async fn credentials_of_nats_that_expire_or_are_revoked_miss_nothing() -> Verdict {
     // Long enough to start with, short enough to wait for.
-    const SHORT: Duration = Duration::from_secs(20);
+    const SHORT: Duration = Duration::from_secs(45);
 
     let operator = Operator::new();
     let settings = operator.settings();

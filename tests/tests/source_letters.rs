@@ -1,15 +1,19 @@
-//! Where an EventSource puts what cannot be an event, and what its own sink refuses: its `deadLetterTopic`, or the bus's store.
+//! Where an EventSource puts what cannot be an event, and what its own sink refuses: its `deadLetterTopic` or `deadLetterSink`, or the
+//! bus's store, which also gets what those do not take.
 
 use evoke_tests::SOON;
 use evoke_tests::case::Verdict;
 use evoke_tests::evoke::{Home, assert_has, json as read};
 use evoke_tests::http::{Answer, Received, Sink};
 use evoke_tests::ledger::count;
-use evoke_tests::manifests::{objects, pass, source, trigger};
+use evoke_tests::manifests::{bus, objects, pass, source, trigger};
 use evoke_tests::servers::kafka::{self, Broker, Placed, Record};
+use evoke_tests::servers::redis::Redis;
+use redis::cmd;
 use serde_json::{Value, json};
 
 use super::functions::send;
+use super::redis_source;
 
 /// A Trigger that sends what comes to the topic `broken` to a sink.
 fn reader(sink: &Sink) -> String {
@@ -121,5 +125,48 @@ pub(crate) async fn what_a_dead_letter_sink_refuses_is_in_the_store() -> Verdict
         assert!(letter["cause"].as_str().unwrap().contains(says), "{letter}");
         assert!(letter.get("trigger").is_none(), "no Trigger has failed: {letter}");
     }
+    Ok(())
+}
+
+pub(crate) async fn what_a_dead_letter_topic_never_takes_is_in_the_store() -> Verdict {
+    let server = Redis::start().await?;
+    let (mut redis, sink) = (server.connection().await, Sink::start().await);
+    let spec = format!(
+        "sink: {{uri: \"{}\"}}\n\
+         delivery: {{retry: 1, backoffDelay: PT0.05S, timeout: PT3S}}\n\
+         deadLetterTopic: broken\n\
+         redis: {{up: {{redisHost: \"{}\", stream: up, startAt: earliest}}}}",
+        sink.url("/"),
+        server.address
+    );
+    let on_server = format!("redis: {{address: \"{}\", partitions: 1}}", server.address);
+    let home = Home::with(objects(&[bus("default", &on_server), source("src", &spec)]));
+    let mut evoke = home.run().await;
+    // To what is no stream nothing can be added.
+    cmd("SET").arg("evoke:default:broken").arg("no stream").exec_async(&mut redis).await.unwrap();
+    let mut entries = redis::pipe();
+    entries.atomic();
+    for (id, bytes) in [("a", 1), ("large", 2 << 20), ("b", 1)] {
+        entries.cmd("XADD").arg("up").arg("*").arg("ce-id").arg(id).arg("ce-source").arg("/s").arg("ce-type").arg("t");
+        entries.arg("data").arg(vec![b'x'; bytes]);
+    }
+    entries.exec_async(&mut redis).await.unwrap();
+    sink.wait_all(&["a".to_owned(), "b".to_owned()].into(), SOON).await;
+    evoke.waits_for(&["evoke:default:broken", "the key holds something else"], SOON).await;
+    // Only what is durable as a dead letter is acknowledged.
+    redis_source::acked(&mut redis, "up", "default.src.up").await;
+    let kept = [("topic", "_evoke.deadletters")];
+    assert_eq!(evoke.metrics().await.sum("evoke_bus_published_events_total", &kept), 1.0);
+    evoke.stop().await;
+    assert_eq!(evoke.log().count("the dead-letter topic failed, trying the store"), 1);
+    assert_eq!(sink.attempts(), count(["a", "b"]));
+    let letters = stored(&home).await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let expected = json!({
+        "eventId": "large", "eventType": "io.evoke.malformed", "position": "large", "bytes": 16 * 1024,
+        "eventSource": "/namespaces/default/eventsources/src/up",
+    });
+    assert_has(&letters[0], &expected);
+    assert!(letters[0]["cause"].as_str().unwrap().contains("1048576"), "{}", letters[0]);
     Ok(())
 }

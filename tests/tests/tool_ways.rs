@@ -231,6 +231,16 @@ pub(crate) async fn one_bus_of_several_is_named() -> Verdict {
         let paused = home.json(&[&["subscription", "pause", "t/all"][..], more].concat()).await;
         assert_has(&paused["subscriptions"][0], &json!({ "bus": expected, "paused": true }));
     }
+    // A replay is of the bus that the Trigger reads.
+    let replay = ["replay", "--trigger", "t", "--from", "earliest", "--dry-run"];
+    for (bus, expected, said) in [
+        ("second", Some(0), "default/t/all: 0 of 0 match"),
+        ("default", Some(1), "default/t/all reads bus default.second, not default.default"),
+        ("third", Some(1), "there is no bus third here: there is default.default, default.second"),
+    ] {
+        let (code, text) = home.tool(&[&replay[..], &["--event-bus", bus]].concat()).await;
+        assert!(code == expected && text.contains(said), "{bus}: {text}");
+    }
     home.remove("t.yaml");
     let delete = ["subscription", "delete", "t/all", "--yes"];
     eventually("it is asked which one is meant", SOON, async || {

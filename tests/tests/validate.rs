@@ -1,13 +1,15 @@
 //! `evoke validate`: every error of every file, with its place and the likely fix.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use evoke_tests::SOON;
 use evoke_tests::case::Verdict;
-use evoke_tests::evoke::{Home, checkout, command};
+use evoke_tests::evoke::{Home, binary, checkout, command};
 use evoke_tests::manifests::{bare_source, bus, objects, pass, source, trigger};
+use evoke_tests::process::Program;
+use evoke_tests::{SOON, docs};
 use serde_json::Value;
 
 async fn validate(home: &Home, args: &[&str]) -> (Option<i32>, String) {
@@ -139,6 +141,98 @@ pub(crate) async fn one_broken_file_of_ten_hides_nothing_of_the_others() -> Verd
     Ok(())
 }
 
+pub(crate) async fn a_folder_that_cannot_be_read_hides_nothing_of_the_others() -> Verdict {
+    let home = Home::new();
+    home.write("closed/good.yaml", source("a", "webhook: {in: {}}"));
+    home.write("open/wrong.yaml", source("b", "webhok: {in: {}}"));
+    let closed = home.manifests().join("closed");
+    fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
+    // Root may read everything unless it gives that right up.
+    let is_root = rustix::process::geteuid().is_root();
+    let wrapper: &[&str] =
+        if is_root { &["setpriv", "--bounding-set=-dac_override,-dac_read_search"] } else { &["env"] };
+    let program = Program::new("evoke", wrapper[0]).args(&wrapper[1..]).args([binary()]).args(["validate"]);
+    let (status, log) = program.args([home.manifests()]).output(SOON).await;
+    fs::set_permissions(&closed, Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(status.code(), Some(1), "{}", log.text());
+    log.wait_for(&[&format!("{}: cannot be read: ", closed.display()), "permissions"], SOON).await;
+    assert_line(&log.text(), "open/wrong.yaml", 6, 3, "spec.webhok: ", &["did you mean"]);
+    Ok(())
+}
+
+pub(crate) async fn a_path_is_taken_once_on_the_port_that_is_shared() -> Verdict {
+    let home = Home::with(source("web", "webhook: {one: {path: /x}, two: {path: /x, port: 8080}}"));
+    let (code, text) = validate(&home, &[]).await;
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("takes POST /x, as webhook"), "{text}");
+    let (status, log) = home.evoke().listen_at("127.0.0.1:8080").output(SOON).await;
+    assert_eq!(status.code(), Some(1), "run refuses what validate refuses");
+    assert_eq!(log.count("takes POST /x"), 1, "{}", log.text());
+    let (code, text) = validate(&home, &["--listen", "127.0.0.1:9000"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    Ok(())
+}
+
+pub(crate) async fn sources_that_take_from_one_another_are_named() -> Verdict {
+    let kafka = "kafka: {k: {brokers: \"k:9092\", authRequired: false, topic: t, consumerGroup: g}}";
+    let home = Home::with(objects(&[source("one", kafka), source("two", kafka)]));
+    let (code, text) = validate(&home, &[]).await;
+    assert_eq!(code, Some(0), "{text}");
+    let warning = "warning: spec.kafka.k.consumerGroup: kafka \"k\" of EventSource default/two reads \"t\" as the group \"g\", \
+                   as kafka \"k\" of EventSource default/one does";
+    assert!(text.contains(warning), "{text}");
+    let mqtt = "mqtt: {m: {url: \"tcp://m:1883\", topic: a, consumerID: me}}";
+    home.write("evoke.yaml", objects(&[source("one", mqtt), source("two", mqtt)]));
+    let (code, text) = validate(&home, &[]).await;
+    assert_eq!(code, Some(1), "{text}");
+    let error = ": spec.mqtt.m.consumerID: mqtt \"m\" of EventSource default/two is the client \"me\" of m:1883, as mqtt \"m\" of \
+                 EventSource default/one is";
+    assert!(text.contains(error), "{text}");
+    let (status, log) = home.evoke().output(SOON).await;
+    assert_eq!(status.code(), Some(1), "run refuses what validate refuses");
+    assert_eq!(log.count(error), 1, "{}", log.text());
+    Ok(())
+}
+
+pub(crate) async fn an_address_that_is_refused_shows_no_password() -> Verdict {
+    const SECRET: &str = "s3cret-4417";
+    let refused = [
+        (
+            source("r", &format!("redis: {{in: {{redisHost: \"redis://:{SECRET}@cache:6379\"}}}}")),
+            ["spec.redis.in.redisHost: ", "redisPasswordFrom"],
+        ),
+        (
+            source("k", &format!("kafka: {{in: {{brokers: \"u:{SECRET}@k:9092\", authRequired: false}}}}")),
+            ["spec.kafka.in.brokers: ", "passwordFrom"],
+        ),
+        (
+            source("m", &format!("mqtt: {{in: {{url: \"http://u:{SECRET}@m\", topic: a}}}}")),
+            ["spec.mqtt.in.url: ", "tcp://host:port"],
+        ),
+        (
+            source("n", &format!("nats: {{in: {{url: \"nats://u:{SECRET}@n\", subject: a}}}}")),
+            ["spec.nats.in.url: ", "`auth`"],
+        ),
+        (bus("r", &format!("redis: {{address: \"u:{SECRET}@cache\"}}")), ["spec.redis.address: ", "passwordFrom"]),
+        (bus("k", &format!("kafka: {{brokers: \"k1,u:{SECRET}@k2\"}}")), ["spec.kafka.brokers: ", "passwordFrom"]),
+        (bus("j", &format!("jetStream: {{url: \"nats://{SECRET}@n\"}}")), ["spec.jetStream.url: ", "`auth`"]),
+    ];
+    let home = Home::with(objects(&refused.each_ref().map(|(object, _)| object.clone())));
+    let (code, text) = validate(&home, &[]).await;
+    assert_eq!(code, Some(1), "{text}");
+    for (_, [path, way]) in &refused {
+        let line = text.lines().find(|line| line.contains(path) && !line.contains("warning: "));
+        assert!(line.is_some_and(|line| line.contains(way)), "nothing says {path}{way}:\n{text}");
+    }
+    let (_, json) = validate(&home, &["-o", "json"]).await;
+    let (_, log) = home.evoke().output(SOON).await;
+    for shown in [text, json, log.text()] {
+        let lines: Vec<&str> = shown.lines().filter(|line| line.contains(SECRET)).collect();
+        assert!(lines.is_empty(), "{SECRET} shows in {lines:?}");
+    }
+    Ok(())
+}
+
 pub(crate) async fn two_objects_of_one_name_are_refused() -> Verdict {
     let home = Home::with(source("web", "webhook: {in: {}}"));
     home.write("second.yaml", source("web", "webhook: {other: {}}"));
@@ -180,7 +274,7 @@ pub(crate) async fn what_openfunction_accepts_and_ignores_is_a_warning() -> Verd
 
 pub(crate) async fn what_cannot_run_here_is_a_warning_and_an_error_of_run() -> Verdict {
     let image_alone = "apiVersion: core.openfunction.io/v1beta2\nkind: Function\nmetadata: {name: f}\n\
-                       spec: {image: \"registry.example.com/f:v1\"}\n";
+                       spec: {image: \"registry.example.com/f:v1\", serving: {}}\n";
     let home = Home::with(objects(&[
         bus("default", "jetStream: {native: {replicas: 3}}"),
         source("web", "webhook: {in: {}}"),
@@ -285,32 +379,13 @@ pub(crate) async fn a_source_with_neither_bus_nor_sink_is_refused() -> Verdict {
     Ok(())
 }
 
-/// The ```yaml blocks of a page that are manifests, as one text.
-fn manifests_of(page: &Path) -> Vec<String> {
-    let text = fs::read_to_string(page).unwrap();
-    let mut blocks = Vec::new();
-    let mut block: Option<String> = None;
-    for line in text.lines() {
-        match (&mut block, line.trim_start()) {
-            (None, "```yaml") => block = Some(String::new()),
-            (Some(_), "```") => blocks.extend(block.take()),
-            (Some(text), _) => {
-                text.push_str(line);
-                text.push('\n');
-            }
-            (None, _) => {}
-        }
-    }
-    blocks.into_iter().filter(|block| block.contains("apiVersion:")).collect()
-}
-
 pub(crate) async fn every_manifest_in_the_docs_is_right() -> Verdict {
     let mut pages: Vec<PathBuf> = fs::read_dir(checkout().join("docs")).unwrap().map(|e| e.unwrap().path()).collect();
     pages.extend(["README.md", "ARCHITECTURE.md"].map(|page| checkout().join(page)));
     let mut checked = 0;
     for page in pages.iter().filter(|page| page.extension().is_some_and(|e| e == "md") && page.is_file()) {
         // Pages show the same object in several ways, so each block stands for itself.
-        for (n, block) in manifests_of(page).iter().enumerate() {
+        for (n, block) in docs::manifests(page).iter().enumerate() {
             let home = Home::with(block);
             let (code, text) = validate(&home, &["--partial"]).await;
             assert_eq!(code, Some(0), "{} block {}:\n{block}\n{text}", page.display(), n + 1);

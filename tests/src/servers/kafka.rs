@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 pub use self::client::{Copies, Placed, Record, produce};
 pub use self::cluster::Cluster;
@@ -31,11 +32,15 @@ pub const PASSWORD: &str = "alice-secret-9f2c";
 
 /// How long a cut takes.
 const CUT: Duration = Duration::from_millis(30);
-const STARTS_WITHIN: Duration = Duration::from_secs(60);
+const STARTS_WITHIN: Duration = Duration::from_secs(180);
 const POM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/servers/kafka/pom.xml");
 
 pub(super) static SHARED: Shared<Broker> = Shared::new();
 static JARS: Shared<PathBuf> = Shared::new();
+
+/// How many brokers start at once: each keeps a core busy, and a cluster needs all of its own at once.
+const STARTS_AT_ONCE: usize = 3;
+static STARTING: Semaphore = Semaphore::const_new(STARTS_AT_ONCE);
 
 /// The broker that tests share, each with topics and consumer groups of its own.
 ///
@@ -164,8 +169,13 @@ impl Broker {
             .args([class])
     }
 
-    /// Starts it and waits until it answers.
+    /// Starts it when it is its turn, and waits until it answers.
     pub async fn start(&self) {
+        let _turn = STARTING.acquire().await.unwrap();
+        self.start_now().await;
+    }
+
+    async fn start_now(&self) {
         let process = self.java("kafka.Kafka").args([self.folder.path().join("server.properties")]).start().await;
         crate::case::show_on_failure(process.log());
         *self.process.lock() = Some(process);
@@ -243,6 +253,11 @@ impl Broker {
     pub fn name(&self, prefix: &str) -> String {
         format!("{prefix}-{}", self.topics.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// Brings the jars before a test needs them. Where they cannot be had, those that do say so.
+pub(super) async fn bring() {
+    drop(JARS.get(fetch()).await);
 }
 
 /// Brings the jars, once a machine.

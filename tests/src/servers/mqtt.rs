@@ -87,10 +87,15 @@ impl Mosquitto {
     /// Where mosquitto cannot be had.
     pub async fn with_password_file() -> Result<Self, Skipped> {
         let mut broker = Self::prepare(&["allow_anonymous true"])?;
-        broker.settings.push(format!("password_file {}", broker.path(PASSWORDS).display()));
-        broker.set_password(PASSWORD).await;
+        broker.know_user().await;
         broker.resume().await;
         Ok(broker)
+    }
+
+    /// Has a file with the password of [`USER`] from the start.
+    async fn know_user(&mut self) {
+        self.settings.push(format!("password_file {}", self.path(PASSWORDS).display()));
+        self.set_password(PASSWORD).await;
     }
 
     /// Gives [`USER`] another password in the file, for the next [`Mosquitto::resume`].
@@ -100,7 +105,7 @@ impl Mosquitto {
         assert!(status.success(), "mosquitto_passwd: {}", log.text());
     }
 
-    /// Starts a broker that also listens with TLS and asks clients for a certificate.
+    /// Starts a broker as [`Mosquitto::with_password_file`] does, which also listens with TLS and asks for a certificate there.
     ///
     /// # Errors
     /// Where mosquitto or openssl cannot be had.
@@ -117,6 +122,7 @@ impl Mosquitto {
             "require_certificate true".to_owned(),
             "allow_anonymous true".to_owned(),
         ]);
+        broker.know_user().await;
         broker.resume().await;
         Ok(broker)
     }

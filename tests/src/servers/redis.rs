@@ -231,6 +231,8 @@ pub struct Group {
 
 /// The name that [`Group`]'s Sentinel knows its master by.
 pub const MASTER: &str = "main";
+/// How long Sentinel may take to see who is well, and to put one in the place of another: what fails is tried again only later.
+const FAILS_OVER: Duration = Duration::from_secs(120);
 
 impl Group {
     /// Starts all three and waits until the replica follows.
@@ -261,7 +263,7 @@ impl Group {
     /// Waits until Sentinel knows a replica that is well, and so may become the master.
     async fn wait_until_known(&self) {
         let mut sentinel = connection(&format!("redis://{}/", self.sentinel)).await;
-        eventually("Sentinel knows the replica", SOON, async || {
+        eventually("Sentinel knows the replica", FAILS_OVER, async || {
             let found: Vec<HashMap<String, String>> =
                 redis::cmd("SENTINEL").arg("replicas").arg(MASTER).query_async(&mut sentinel).await.ok()?;
             // What is wrong with it would be among its flags.
@@ -294,7 +296,7 @@ impl Group {
     pub async fn fail_over(&self) {
         let (master, replica) = self.roles().await;
         master.kill().await;
-        eventually("the replica is the master", SOON, async || {
+        eventually("the replica is the master", FAILS_OVER, async || {
             let named = self.roles().await.0.address;
             // A server that changes its role ends its connections.
             let mut promoted = replica.connection().await;
@@ -310,7 +312,7 @@ impl Group {
         old.resume().await;
         let (mut following, mut followed) = (old.connection().await, master.connection().await);
         let port = master.address.port();
-        eventually("the old master follows", SOON, async || {
+        eventually("the old master follows", FAILS_OVER, async || {
             redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).exec_async(&mut following).await.ok()?;
             let info: String = redis::cmd("INFO").arg("replication").query_async(&mut followed).await.ok()?;
             info.contains("state=online").then_some(())

@@ -18,7 +18,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::Broker;
 use crate::eventually;
 
-const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 
 /// A record to produce.
 #[derive(Clone, Debug, Default)]
@@ -257,8 +257,8 @@ impl Broker {
         deleted.find_partition(topic, partition).unwrap().error().unwrap();
     }
 
-    /// The ids of a group's members; one that joins again gets another.
-    pub async fn members(&self, group: &str) -> BTreeSet<String> {
+    /// The ids of a group's members; one that joins again gets another. `None` where the broker does not say.
+    pub async fn members(&self, group: &str) -> Option<BTreeSet<String>> {
         let consumer: BaseConsumer = self.client().create().unwrap();
         let group = group.to_owned();
         tokio::task::spawn_blocking(move || {
@@ -266,7 +266,7 @@ impl Broker {
             let members = |groups: &GroupList| -> BTreeSet<String> {
                 groups.groups().iter().flat_map(GroupInfo::members).map(|member| member.id().to_owned()).collect()
             };
-            groups.as_ref().map(members).unwrap_or_default()
+            groups.as_ref().map(members).ok()
         })
         .await
         .unwrap()

@@ -7,7 +7,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::metadata::{Metadata, MetadataPartition};
 
-use super::{Broker, Place, STARTS_WITHIN};
+use super::{Broker, Place, STARTING, STARTS_AT_ONCE, STARTS_WITHIN};
 use crate::case::Skipped;
 use crate::eventually;
 
@@ -39,7 +39,9 @@ impl Cluster {
             nodes.push(Broker::prepare_at(&place, &[]).await?);
         }
         // None of them starts before most of them do.
-        join_all(nodes.iter().map(Broker::start)).await;
+        let turns = STARTING.acquire_many(STARTS_AT_ONCE.try_into().unwrap()).await.unwrap();
+        join_all(nodes.iter().map(Broker::start_now)).await;
+        drop(turns);
         let cluster = Self { nodes };
         eventually("three brokers are one cluster", STARTS_WITHIN, async || {
             let known = cluster.look(None, |metadata| metadata.brokers().len()).await?;

@@ -11,8 +11,11 @@ use crate::{eventually, ports};
 
 /// The slots of each master at first.
 const SHARES: [(u16, u16); 3] = [(0, 5460), (5461, 10922), (10923, 16383)];
-/// How long the servers may take to agree, also that one of them is dead.
-const SETTLES: Duration = Duration::from_secs(60);
+/// How long the servers may take to agree, also that one of them is dead, and on who takes its place: a vote that fails is
+/// repeated after a minute.
+const SETTLES: Duration = Duration::from_secs(180);
+/// On a busy machine a server that lives may well be silent for a while, and is not to be taken for dead for that.
+const PATIENCE: &str = "cluster-node-timeout 15000";
 /// How many keys are moved by one command.
 const KEYS: usize = 100;
 /// How long that may take, in milliseconds.
@@ -37,7 +40,7 @@ impl Cluster {
     /// # Errors
     /// Where Redis cannot be had.
     pub async fn start() -> Result<Self, Skipped> {
-        Self::of(SHARES.len(), "cluster-node-timeout 2000").await
+        Self::of(SHARES.len()).await
     }
 
     /// Starts three servers and a replica of each, and waits until these follow.
@@ -45,8 +48,7 @@ impl Cluster {
     /// # Errors
     /// Where Redis cannot be had.
     pub async fn with_replicas() -> Result<Self, Skipped> {
-        // On a busy machine a server that lives may well be silent for a moment, and is not to be replaced for that.
-        let cluster = Self::of(2 * SHARES.len(), "cluster-node-timeout 4000").await?;
+        let cluster = Self::of(2 * SHARES.len()).await?;
         let (masters, replicas) = cluster.nodes.split_at(SHARES.len());
         for (master, replica) in masters.iter().zip(replicas) {
             eventually("the replica takes its master", SETTLES, async || {
@@ -60,12 +62,12 @@ impl Cluster {
         Ok(cluster)
     }
 
-    async fn of(count: usize, patience: &str) -> Result<Self, Skipped> {
+    async fn of(count: usize) -> Result<Self, Skipped> {
         let (mut nodes, mut buses) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let bus = ports::free().port();
             let port = format!("cluster-port {bus}");
-            nodes.push(Redis::with(&["cluster-enabled yes", patience, &port]).await?);
+            nodes.push(Redis::with(&["cluster-enabled yes", PATIENCE, &port]).await?);
             buses.push(bus);
         }
         for (index, (node, bus)) in nodes.iter().zip(buses).enumerate() {
