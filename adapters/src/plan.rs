@@ -11,7 +11,7 @@ pub mod redis;
 
 use std::sync::Arc;
 
-pub use self::clashes::clashes;
+pub use self::clashes::{clashes, tell_apart};
 use self::kafka::KafkaPlan;
 use self::mqtt::MqttPlan;
 use self::nats::NatsSourcePlan;
@@ -43,7 +43,7 @@ pub struct Surroundings<'a> {
     pub instance: &'a str,
     /// Where a source remembers how far it got that has no upstream to do so; without, nothing is caught up after a restart.
     pub marks: Option<Arc<dyn Marks>>,
-    /// For a source that takes turns with other processes.
+    /// Whom a source comes after, and takes turns with.
     pub turn: Option<Turn>,
     /// Where webhooks listen.
     pub listeners: &'a Listeners,

@@ -22,7 +22,7 @@ use crate::args::ManifestArgs;
 
 pub(crate) mod banner;
 pub(crate) mod buses;
-mod files;
+pub(crate) mod files;
 mod identity;
 mod kinds;
 pub(crate) mod metrics;

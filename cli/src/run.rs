@@ -10,6 +10,7 @@ use evoke_api::manifest::{Diagnostic, Loaded, Schemas};
 use evoke_delivery::running::Drained;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +26,7 @@ use crate::local::pipeline::{Accepted, Deadlines, Pipeline, Refused, Site};
 use crate::local::plan::{Plans, Purpose, plan};
 use crate::local::readiness::Readiness;
 use crate::local::watch::Watch;
-use crate::local::{banner, read, shared_port, vault};
+use crate::local::{banner, files, read, shared_port, vault};
 use crate::logging;
 use crate::signals::Signals;
 use crate::validate::count;
@@ -87,6 +88,11 @@ async fn session(args: &RunArgs) -> Result<(), RunError> {
     let started = Instant::now();
     let mut signals = Signals::new().map_err(|error| RunError::System(format!("cannot handle signals: {error}")))?;
     let schemas = Schemas::new();
+    if let Some(path) = files::read_once(&args.manifests.paths) {
+        let path = path.display();
+        let why = "manifests are read again when they change, which this cannot be: write it to a file first";
+        return Err(RunError::System(format!("{path} is neither a file nor a folder: {why}")));
+    }
     // What changes while it is read for the first time is to be read again.
     let mut watch = Watch::new(&args.manifests.paths)
         .map_err(|error| RunError::System(format!("cannot watch the manifests for changes: {error}")))?;
@@ -160,14 +166,13 @@ async fn session(args: &RunArgs) -> Result<(), RunError> {
 
 /// Reads and plans the manifests.
 fn load(schemas: &Schemas, args: &RunArgs, watch: &mut Watch) -> (Loaded, Plans) {
-    loop {
+    block_in_place(|| {
         let mut loaded = read(schemas, &args.manifests);
+        // Only the manifests say which files these are. Planning reads them, and what changes from then on is to be seen.
+        watch.credentials(vault::files(&loaded.objects));
         let plans = plan(&mut loaded, args.manifests.bus, Purpose::Run, shared_port(args.listen));
-        // Only the manifests say which files these are, and what was read before they were watched may be old.
-        if !watch.credentials(vault::files(&loaded.objects)) {
-            return (loaded, plans);
-        }
-    }
+        (loaded, plans)
+    })
 }
 
 fn report(args: &RunArgs, diagnostics: &[Diagnostic]) {

@@ -127,6 +127,8 @@ struct Topics(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     topics: BTreeMap<TopicName, KnownTopic>,
+    /// How many partitions they had when they were first declared here.
+    first_partitions: BTreeMap<TopicName, u16>,
     running: BTreeMap<SubscriptionId, usize>,
 }
 
@@ -304,6 +306,7 @@ impl Subscriptions {
             tracing::warn!(%topic, %drift, "the topic is not as declared and was left alone");
         }
         let mut known = self.0.topics.0.lock();
+        known.first_partitions.entry(topic.clone()).or_insert(made.partitions);
         let topic = known.topics.entry(topic.clone()).or_insert(KnownTopic { partitions: 1, keep });
         (topic.partitions, topic.keep) = (made.partitions, topic.keep || keep);
         Ok(made)
@@ -395,12 +398,9 @@ impl Subscriptions {
         let inputs = ledgers
             .iter()
             .enumerate()
-            .map(|(input, (topic, name, ledger))| Input {
-                topic: *topic,
-                cursor: self
-                    .0
-                    .feeds
-                    .cursor(&name.partition, regrown.get(&input).map_or(ledger.upto(), |newer| newer.at)),
+            .map(|(input, (topic, name, ledger))| {
+                let at = regrown.get(&input).map_or(ledger.upto(), |newer| newer.at);
+                Input { topic: *topic, cursor: self.0.feeds.cursor(&name.partition, at, ledger.seen()) }
             })
             .collect();
         let gone_back: Vec<_> = regrown

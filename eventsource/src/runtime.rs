@@ -1,6 +1,6 @@
 //! An EventSource's sources at work, and in step with a plan that changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use evoke_adapters::metrics::{Metrics as SourceMetrics, SourceMetrics as OfSourc
 use evoke_adapters::plan::Surroundings;
 use evoke_adapters::source::{Context, Origin, Outlet, Source, SourceError, Status};
 use evoke_adapters::webhook::Listeners;
-use evoke_api::names::TopicName;
+use evoke_api::names::{ObjectName, TopicName};
 use evoke_delivery::metrics::Metrics as DeliveryMetrics;
 use evoke_delivery::plan::{DeadLetterPlan, DeliveryPolicy, SubscriptionPlan};
 use evoke_delivery::running::{Drained, Running, end};
@@ -21,6 +21,7 @@ use evoke_eventbus::bus::{BusError, From, Record};
 use evoke_eventbus::subscription::Subscriptions;
 use evoke_eventbus::subscription::sharing::Group;
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -53,6 +54,25 @@ pub struct Shared {
     pub instance: Arc<str>,
     /// Of the EventSource's own sink.
     pub deliveries: DeliveryMetrics,
+    /// Where sources left off.
+    pub left_off: LeftOffs,
+}
+
+/// Where the sources of this process left off, for those that take their places: also in an EventSource that moves to another bus,
+/// or that comes back since a change of the manifests is taken back. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct LeftOffs(Arc<Mutex<BTreeMap<Named, LeftOff>>>);
+
+impl LeftOffs {
+    /// Forgets the events that none of these plans has.
+    pub fn retain<'a>(&self, plans: impl IntoIterator<Item = &'a EventSourcePlan>) {
+        let kept: BTreeSet<Named> = plans.into_iter().flat_map(|plan| &plan.events).map(named).collect();
+        self.0.lock().retain(|event, _| kept.contains(event));
+    }
+
+    fn of(&self, plan: &EventPlan) -> LeftOff {
+        self.0.lock().entry(named(plan)).or_default().clone()
+    }
 }
 
 /// Why an EventSource cannot start.
@@ -76,15 +96,13 @@ pub struct EventSource {
     sink: Option<Running<SubscriptionPlan>>,
     /// What delivers to the sink where there is no bus: one for all sources, so that they share its `maxInFlight`.
     delivery: Option<Arc<Delivery>>,
-    /// Where the sources of an event left off, until it is in the plan no more.
-    left_off: BTreeMap<Named, LeftOff>,
     /// What was told to end, and has not been seen to.
     ending: Ending,
     tasks: TaskTracker,
 }
 
-/// An event and the kind of its source.
-type Named = (Arc<str>, &'static str);
+/// An EventSource, an event of it, and the kind of its source.
+type Named = (ObjectName, Arc<str>, &'static str);
 
 #[derive(Debug)]
 struct Event {
@@ -113,7 +131,6 @@ impl EventSource {
             events: Vec::new(),
             sink: None,
             delivery: None,
-            left_off: BTreeMap::new(),
             ending: Ending::default(),
             tasks: TaskTracker::new(),
         }
@@ -171,7 +188,6 @@ impl EventSource {
                 self.events.push(started);
             }
         }
-        self.left_off.retain(|left, _| plan.events.iter().any(|event| named(event) == *left));
         self.plan = plan;
         Ok(())
     }
@@ -207,7 +223,7 @@ impl EventSource {
         let stop = CancellationToken::new();
         let marks = self.subscriptions.as_ref().map(|s| Arc::new(BusMarks(Arc::clone(s.bus()))) as Arc<dyn Marks>);
         let turns = self.subscriptions.as_ref().filter(|s| s.is_shared() && plan.source.takes_turns());
-        let left_off = self.left_off.entry(named(plan)).or_default().clone();
+        let left_off = self.shared.left_off.of(plan);
         let turns = turns.map(|subscriptions| Turns::new(subscriptions, &plan.origin, left_off.since()));
         let keep = Keep { plan: plan.clone(), shared: self.shared.clone(), marks, turns, left_off };
         let context = Context { outlet, status, cancel: stop.clone() };
@@ -269,7 +285,7 @@ impl Ending {
 }
 
 fn named(plan: &EventPlan) -> Named {
-    (plan.origin.event.clone(), plan.source.kind())
+    (plan.origin.event_source.clone(), plan.origin.event.clone(), plan.source.kind())
 }
 
 /// Keeps one source at work.

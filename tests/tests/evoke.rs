@@ -366,7 +366,8 @@ fn main() -> ExitCode {
             a_join_moves_with_its_window_on_kafka;
         mqtt_session [LIMIT]:
             a_clean_session_brings_only_what_comes_while_evoke_is_there,
-            a_password_that_is_withdrawn_is_named_and_what_comes_meanwhile_waits;
+            a_password_that_is_withdrawn_is_named_and_what_comes_meanwhile_waits,
+            two_sources_of_one_id_are_two_clients;
         mqtt_source [LIMIT]:
             messages_become_events,
             the_older_version_is_spoken_where_asked,

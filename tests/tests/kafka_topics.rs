@@ -38,15 +38,32 @@ pub(crate) async fn a_topic_made_again_is_read_from_its_beginning() -> Verdict {
         assert_eq!(pipeline.send(&evoke, &n.to_string(), &[], "x").await, 202);
     }
     pipeline.sink.wait_delivered(10, SOON).await;
+    let make = async || {
+        broker.make_topic_with(&pipeline.topic(), 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    };
+
+    // It has grown past the place to go on at by the time that it can be looked at.
     broker.delete_topic(&pipeline.topic()).await;
-    broker.make_topic_with(&pipeline.topic(), 1, &[("message.timestamp.type", "LogAppendTime")]).await;
+    evoke.log().wait_for(&["cannot read", "is no longer there"], LATER).await;
+    make().await;
+    let longer: BTreeSet<String> = (0..20).map(|n| format!("longer-{n}")).collect();
+    let record = |id: &String| {
+        let headers = [("ce_specversion", "1.0"), ("ce_id", id.as_str()), ("ce_source", "/s"), ("ce_type", "t")];
+        headers.into_iter().fold(Record::new("x").partition(0), |record, (name, value)| record.header(name, value))
+    };
+    broker.produce(&pipeline.topic(), longer.iter().map(record)).await;
+    pipeline.sink.wait_all(&longer, LATER).await;
+
+    // It is shorter, and there again before anybody could see that it was not.
+    broker.delete_topic(&pipeline.topic()).await;
+    make().await;
     let placed = broker.produce(&pipeline.topic(), (0..5).map(|n| Record::new(format!("new {n}")).partition(0))).await;
     let new: BTreeSet<String> = placed.into_iter().map(|placed| placed.id).collect();
     pipeline.sink.wait_all(&new, LATER).await;
     evoke.log().wait_for(&["the bus has lost the end of its log"], SOON).await;
     evoke.ready(SOON).await;
     evoke.stop().await;
-    let sent = (0..10).map(|n| n.to_string()).chain(new).collect();
+    let sent = (0..10).map(|n| n.to_string()).chain(longer).chain(new).collect();
     assert_conserved(&sent, [&pipeline.sink.delivered()], 0);
     Ok(())
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use evoke_tests::case::Verdict;
+use evoke_tests::evoke::Home;
 use evoke_tests::http::Sink;
 use evoke_tests::ledger::assert_conserved;
+use evoke_tests::manifests::{objects, pass, source};
 use evoke_tests::servers::mqtt::{Mosquitto, PASSWORD, Publisher, USER};
 use evoke_tests::{SOON, eventually};
 
@@ -92,5 +94,27 @@ pub(crate) async fn a_password_that_is_withdrawn_is_named_and_what_comes_meanwhi
         assert_conserved(&sent, [&sink.bodies()], 0);
         assert_eq!(evoke.log().count(PASSWORD), 0, "the password is in the log");
     }
+    Ok(())
+}
+
+pub(crate) async fn two_sources_of_one_id_are_two_clients() -> Verdict {
+    let broker = Mosquitto::start().await?;
+    let sink = Sink::start().await;
+    let spec = format!("mqtt: {{in: {{url: \"tcp://{}\", topic: a, consumerID: me}}}}", broker.address);
+    let named = |name: &str| [source(name, &spec), pass(name, name, "in", &sink.url(&format!("/{name}")))];
+    // The one that is read first is not the first one by name.
+    let home = Home::with(objects(&[named("two"), named("one")].concat()));
+    let mut evoke = home.run().await;
+    for id in ["me", "default.two.in"] {
+        logs(&broker, &format!("as {id} (p5, c0"), 1).await;
+    }
+    broker.publisher().await.send("a", 1, "to both").await;
+    for path in ["/one", "/two"] {
+        let there = async || (sink.received_at(path).first()?.body == "to both").then_some(());
+        eventually(&format!("it arrives at {path}"), SOON, there).await;
+    }
+    let warning = "spec.mqtt.in.consumerID: mqtt \"in\" of EventSource default/two connects as \"default.two.in\"";
+    assert_eq!(evoke.log().count(warning), 1, "{}", evoke.log().text());
+    evoke.stop().await;
     Ok(())
 }

@@ -53,6 +53,12 @@ pub(crate) fn read(paths: &[PathBuf]) -> (Vec<SourceFile>, Vec<Diagnostic>) {
     (sources, diagnostics)
 }
 
+/// The first of the paths that can be read only once, such as a pipe.
+pub(crate) fn read_once(paths: &[PathBuf]) -> Option<&Path> {
+    let is_read_once = |path: &&Path| fs::metadata(path).is_ok_and(|found| !found.is_dir() && !found.is_file());
+    paths.iter().map(PathBuf::as_path).find(is_read_once)
+}
+
 /// Looks for manifests at a path that was named, and in it.
 pub(super) fn find(path: &Path, visit: &mut dyn FnMut(Found<'_>)) {
     match fs::metadata(path) {
@@ -193,5 +199,9 @@ mod tests {
         assert_eq!(texts.len(), 3);
         assert!(texts[0].starts_with("cannot be read"), "{texts:?}");
         assert_eq!(texts[1], "holds no manifest");
+        let pipe = dir.path().join("pipe.yaml");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert_eq!(read_once(&[dir.path().to_owned(), pipe.clone()]), Some(&*pipe));
+        assert_eq!(read_once(&[dir.path().join("latin1.yaml"), dir.path().join("nothing")]), None);
     }
 }

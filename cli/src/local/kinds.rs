@@ -50,8 +50,18 @@ pub(crate) struct Change {
 pub(crate) enum Left {
     /// So many events of these subscriptions; of none when it is empty.
     Events(Vec<(SubscriptionId, u64)>),
+    /// Nobody can tell while it runs.
+    Running,
     /// Nobody can tell, and why.
     Unknown(String),
+}
+
+impl Left {
+    /// What is known of a bus of this kind that runs: events may come to it until it ends.
+    pub(crate) fn of_running(kind: Option<&str>) -> Self {
+        let unknown = || Self::Unknown("only an embedded bus is looked at".to_owned());
+        kind.filter(|kind| *kind == EMBEDDED).map_or_else(unknown, |_| Self::Running)
+    }
 }
 
 impl Kinds {
@@ -145,11 +155,8 @@ impl Kinds {
         let of_cluster = was == CLUSTER;
         let held = if of_cluster { label(&BusName::Cluster(name.to_owned())) } else { bus.to_owned() };
         let kind = if of_cluster { self.of(&held) } else { Some(was) };
-        if running.contains(&held) {
-            return Left::Unknown("it still runs: stop evoke, then start it again".to_owned());
-        }
-        if kind != Some(EMBEDDED) {
-            return Left::Unknown("these manifests do not say where it is".to_owned());
+        if kind != Some(EMBEDDED) || running.contains(&held) {
+            return Left::of_running(kind);
         }
         match buses::waiting(&held, &self.data_dir).await {
             // What others have on a ClusterEventBus is not left behind.
@@ -210,17 +217,34 @@ impl Change {
 
     /// Why the change is not made, and the ways out.
     pub(crate) fn refusal(&self) -> String {
-        let Self { bus, was, now, left } = self;
+        let Self { was, now, left, .. } = self;
+        format!("it was {} and would become {}, and {left}: {}", spelled(was), spelled(now), self.ways_out())
+    }
+
+    /// What lets it be made.
+    pub(crate) fn ways_out(&self) -> String {
         // A label's namespace has no dot. Manifests that mean a ClusterEventBus have no bus in the namespace.
-        let flag = match bus.split_once('.') {
-            Some((_, name)) if *now == CLUSTER => name.to_owned(),
-            _ => bus.replacen('.', "/", 1),
+        let flag = match self.bus.split_once('.') {
+            Some((_, name)) if self.now == CLUSTER => name.to_owned(),
+            _ => self.bus.replacen('.', "/", 1),
         };
-        let (was, now) = (spelled(was), spelled(now));
-        format!(
-            "it was {was} and would become {now}, and {left}: run the manifests that it had until `evoke subscription list` shows that \
-             nothing waits, or give up what waits with --abandon {flag}"
-        )
+        let seen = "`evoke subscription list` shows that nothing waits";
+        match self.left {
+            Left::Events(_) => {
+                format!("run the manifests that it had until {seen}, or give up what waits with --abandon {flag}")
+            }
+            Left::Running => format!(
+                "stop evoke once {seen}, then start it again, or start it with --abandon {flag}, which gives up what waits"
+            ),
+            // Other namespaces may go on with that bus, so that there may always be something on it.
+            Left::Unknown(_) if self.was == CLUSTER => format!(
+                "start evoke with --abandon {flag}, which gives up what waits there for the namespace, if anything does; \
+                 nothing is deleted"
+            ),
+            Left::Unknown(_) => format!(
+                "run the manifests that it had until {seen}, then start evoke with --abandon {flag}, which gives up what waits"
+            ),
+        }
     }
 }
 
@@ -244,6 +268,7 @@ impl fmt::Display for Left {
                     more => write!(f, ", and those of {more} more subscriptions"),
                 }
             }
+            Self::Running => f.write_str("what waits there is not known while it runs"),
             Self::Unknown(why) => write!(f, "what waits there cannot be seen from here ({why})"),
         }
     }
@@ -387,7 +412,10 @@ mod tests {
         let found = changes(&kinds, &embedded(own())).await;
         assert!(matches!(&found[..], [Change { was, now: "embedded", left: Left::Unknown(_), .. }] if was == "redis"));
         assert!(!found[0].is_clean());
-        assert!(found[0].refusal().contains("cannot be seen"), "{}", found[0].refusal());
+        let text = found[0].refusal();
+        for part in ["cannot be seen", "nothing waits, then start evoke with --abandon shop/main"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[tokio::test]
@@ -407,10 +435,11 @@ mod tests {
         }
         let running = BTreeSet::from(["shop.main".to_owned()]);
         let found = kinds.changes(&embedded(of_cluster()), &running).await;
-        assert!(
-            matches!(&found[..], [Change { left: Left::Unknown(why), .. }] if why.contains("still runs")),
-            "{found:?}"
-        );
+        assert!(matches!(&found[..], [Change { left: Left::Running, .. }]), "{found:?}");
+        let text = found[0].refusal();
+        for part in ["while it runs: stop evoke once", "start it again", "--abandon main"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
 
         // What is given up stays known as such after the next start.
         kinds.set("_cluster.main", "embedded").unwrap();
@@ -431,8 +460,14 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         kinds.set("_cluster.main", "redis").unwrap();
-        let found = changes(&kinds, &embedded(own())).await;
-        assert!(matches!(&found[..], [Change { left: Left::Unknown(_), .. }]), "{found:?}");
+        let running = BTreeSet::from(["_cluster.main".to_owned()]);
+        for running in [BTreeSet::new(), running] {
+            let found = kinds.changes(&embedded(own()), &running).await;
+            assert!(matches!(&found[..], [Change { left: Left::Unknown(_), .. }]), "{found:?}");
+            let text = found[0].refusal();
+            assert!(text.contains(": start evoke with --abandon shop/main, which gives up"), "{text}");
+            assert!(!text.contains("run the manifests") && !text.contains("start it again"), "another refusal: {text}");
+        }
         kinds.set("shop.main", "embedded").unwrap();
         assert_eq!(changes(&kinds, &embedded(own())).await, []);
     }

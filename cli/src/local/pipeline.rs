@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use evoke_adapters::plan::tell_apart;
 use evoke_adapters::webhook::Listeners;
 use evoke_api::catalog::BusName;
 use evoke_api::limits;
@@ -22,7 +23,7 @@ use evoke_delivery::sinks::{SinkError, Sinks};
 use evoke_eventbus::bus::BusError;
 use evoke_eventbus::plan::BusKind;
 use evoke_eventsource::plan::EventSourcePlan;
-use evoke_eventsource::runtime::{EventSource, Shared, StartError};
+use evoke_eventsource::runtime::{EventSource, LeftOffs, Shared, StartError};
 use evoke_function::plan::FunctionPlan;
 use evoke_function::process::{LogOutput, ProcessHost};
 use evoke_function::{guard, runtime as function};
@@ -36,7 +37,7 @@ use tokio_util::task::TaskTracker;
 
 use super::buses::{RunningBus, label, names};
 use super::identity::Identity;
-use super::kinds::{Change, Kinds};
+use super::kinds::{Change, Kinds, Left};
 use super::metrics::Metrics;
 use super::plan::Plans;
 use crate::api::board::{Board, OnBoard};
@@ -163,6 +164,7 @@ impl Site {
             sources: metrics.sources.clone(),
             instance: Arc::clone(&identity.name),
             deliveries: metrics.deliveries.clone(),
+            left_off: LeftOffs::default(),
         };
         Ok(Self { data_dir, listen, identity, kinds, metrics, endpoints, sinks, host, sources, board })
     }
@@ -227,18 +229,21 @@ impl Pipeline {
     ///
     /// # Errors
     /// The first bus that cannot become what it is to be.
-    pub(crate) async fn accept(&self, plans: Plans, abandon: &[String]) -> Result<Accepted, Refused> {
+    pub(crate) async fn accept(&self, mut plans: Plans, abandon: &[String]) -> Result<Accepted, Refused> {
+        let events = plans.event_sources.values_mut().flat_map(|plan| &mut plan.events);
+        tell_apart(events.map(|event| (&event.origin, &mut event.source)));
         for (name, plan) in &plans.buses {
             let Some(running) = self.buses.get(name).filter(|running| running.plan != *plan) else { continue };
-            let (was, now) = (running.plan.kind.name(), plan.kind.name());
+            let (bus, was, now) = (label(name), running.plan.kind.name(), plan.kind.name());
+            let part = format!("bus {bus}");
             let cause = if was == now {
                 "it cannot change while it runs: stop evoke, then start it again".to_owned()
             } else {
-                format!(
-                    "it is {was} and cannot become {now} while it runs: stop evoke once nothing waits there, then start it again"
-                )
+                let left = Left::of_running(Some(was));
+                let change = Change { bus, was: was.to_owned(), now, left };
+                format!("it is {was} and cannot become {now} while it runs: {}", change.ways_out())
             };
-            return Err(Refused { part: format!("bus {}", label(name)), cause });
+            return Err(Refused { part, cause });
         }
         self.now(format_args!("looking at what waits on buses that become another kind"));
         let running: BTreeSet<String> = self.buses.keys().map(label).collect();
@@ -289,7 +294,12 @@ impl Pipeline {
             NotNow::Refused(cause) => Some(Refused { part: format!("{kind} {name}"), cause: cause.clone() }),
             NotNow::Away(_) => None,
         });
-        refused.map_or(Ok(()), Err)
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        // Not before all of it is known to run: what ran before may have to go on.
+        self.site.sources.left_off.retain(self.plans.event_sources.values());
+        Ok(())
     }
 
     /// True while some part does not run as planned since its bus is away; [`Pipeline::settle`] tries again.

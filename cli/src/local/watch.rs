@@ -14,6 +14,7 @@ use notify::event::ModifyKind;
 use notify::{ErrorKind, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, timeout_at};
 
 use super::files::{self, Found};
@@ -24,6 +25,9 @@ const QUIET: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The least time between two looks at what is to be watched.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The first wait after a look that failed; it doubles up to a minute.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
 /// A way with more links than this leads nowhere, as the operating system has it.
 const LINKS: usize = 40;
 
@@ -34,7 +38,10 @@ pub(crate) struct Watch {
     credentials: BTreeSet<PathBuf>,
     changes: watch::Sender<Option<Change>>,
     watched: Watched,
+    /// When it was last looked for what is to be watched.
     since: Instant,
+    /// That failed, and is done again after this time. Until then something may change unseen.
+    again: Option<Duration>,
 }
 
 /// What has changed that nobody was told of.
@@ -62,22 +69,18 @@ impl Watch {
     /// When the operating system cannot watch more folders.
     pub(crate) fn new(paths: &[PathBuf]) -> notify::Result<Self> {
         let (credentials, changes) = (BTreeSet::new(), watch::Sender::new(None));
-        let watched = Watched::new(paths, &credentials, changes.clone())?;
-        Ok(Self { paths: paths.to_vec(), credentials, changes, watched, since: Instant::now() })
+        let mut watched = Watched::new(changes.clone())?;
+        watched.renew(paths, &credentials)?;
+        Ok(Self { paths: paths.to_vec(), credentials, changes, watched, since: Instant::now(), again: None })
     }
 
-    /// Watches the files that credentials come from. True if one of them was not watched until now: what was read of it may be
-    /// old.
-    pub(crate) fn credentials(&mut self, files: BTreeSet<PathBuf>) -> bool {
-        let mut is_new = false;
+    /// Watches the files that credentials come from, from now on.
+    pub(crate) fn credentials(&mut self, files: BTreeSet<PathBuf>) {
+        let mut look = Look::new(&mut self.watched);
         for file in files.difference(&self.credentials) {
-            is_new = true;
-            if let Err(error) = self.watched.file(file) {
-                tracing::warn!(%error, file = %file.display(), "cannot watch the file for changes");
-            }
+            look.credential(file);
         }
         self.credentials = files;
-        is_new
     }
 
     /// Resolves after a change, once nothing has changed for a moment, or the changes do not end. Safe to cancel: the moment is
@@ -86,27 +89,28 @@ impl Watch {
         let mut changes = self.changes.subscribe();
         loop {
             let change = *changes.borrow_and_update();
-            let Some(Change { first, latest, news }) = change else {
-                // The sender is this watch's own, so it is still there.
-                changes.changed().await.unwrap_or_default();
-                continue;
-            };
-            let (due, renewal) = ((latest + QUIET).min(first + PATIENCE), self.since + PAUSE);
-            let now = Instant::now();
             // What is in a folder that has just come is not to be read before it rests either.
-            if news == News::Moved && now >= renewal {
+            let moved = change.filter(|change| change.news == News::Moved);
+            let renewal = self.again.or(moved.map(|_| PAUSE)).map(|wait| self.since + wait);
+            let due = change.map(|Change { first, latest, .. }| (latest + QUIET).min(first + PATIENCE));
+            let now = Instant::now();
+            if renewal.is_some_and(|at| now >= at) {
                 self.renew();
                 continue;
             }
-            if now >= due {
-                if self.changes.send_replace(None).is_some_and(|change| change.news == News::Moved) {
+            if due.is_some_and(|at| now >= at) {
+                let told = self.changes.send_replace(None);
+                if self.again.is_none() && told.is_some_and(|change| change.news == News::Moved) {
                     self.renew();
                 }
                 return;
             }
-            let look = if news == News::Moved { due.min(renewal) } else { due };
             // Another change, or the time to look: both are seen to above.
-            drop(timeout_at(look, changes.changed()).await);
+            match renewal.into_iter().chain(due).min() {
+                Some(look) => drop(timeout_at(look, changes.changed()).await),
+                // The sender is this watch's own, so it is still there.
+                None => changes.changed().await.unwrap_or_default(),
+            }
         }
     }
 
@@ -119,12 +123,28 @@ impl Watch {
             }
             false
         });
-        match Watched::new(&self.paths, &self.credentials, self.changes.clone()) {
-            Ok(watched) => self.watched = watched,
-            Err(error) => tracing::warn!(%error, "cannot watch the manifests where they are now"),
-        }
+        let looked = block_in_place(|| self.watched.renew(&self.paths, &self.credentials));
         self.since = Instant::now();
+        match (looked, self.again.take()) {
+            (Ok(()), None) => {}
+            // What has changed unseen meanwhile is to be read.
+            (Ok(()), Some(_)) => tell(&self.changes, News::Written),
+            (Err(error), before) => {
+                let wait = before.map_or(RETRY, |wait| RETRY_MAX.min(wait * 2));
+                tracing::warn!(%error, retry_in = ?wait, "cannot watch the manifests where they are now");
+                self.again = Some(wait);
+            }
+        }
     }
+}
+
+/// Adds what has happened to what nobody was told of.
+fn tell(changes: &watch::Sender<Option<Change>>, news: News) {
+    changes.send_modify(|change| {
+        let latest = Instant::now();
+        let before = change.unwrap_or(Change { first: latest, latest, news });
+        *change = Some(Change { latest, news: before.news.max(news), ..before });
+    });
 }
 
 /// Folders that are watched, and what of them is of concern.
@@ -133,6 +153,14 @@ struct Watched {
     watcher: RecommendedWatcher,
     folders: HashSet<PathBuf>,
     scope: Arc<Mutex<Scope>>,
+}
+
+/// A look for what is to be watched. What is found is watched at once, beside what was before.
+struct Look<'a> {
+    watched: &'a mut Watched,
+    /// What it has found.
+    folders: HashSet<PathBuf>,
+    scope: Scope,
 }
 
 /// What of the folders that are watched is of concern. All paths are real ones, but for the last step of each.
@@ -147,57 +175,80 @@ struct Scope {
 }
 
 impl Watched {
-    fn new(
-        paths: &[PathBuf],
-        credentials: &BTreeSet<PathBuf>,
-        changes: watch::Sender<Option<Change>>,
-    ) -> notify::Result<Self> {
+    /// Nothing is watched yet.
+    fn new(changes: watch::Sender<Option<Change>>) -> notify::Result<Self> {
         let scope = Arc::new(Mutex::new(Scope::default()));
         let seen = Arc::clone(&scope);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // An error means that events may be missing.
             let news = event.map_or(Some(News::Moved), |event| seen.lock().news(&event));
             if let Some(news) = news {
-                changes.send_modify(|change| {
-                    let latest = Instant::now();
-                    let before = change.unwrap_or(Change { first: latest, latest, news });
-                    *change = Some(Change { latest, news: before.news.max(news), ..before });
-                });
+                tell(&changes, news);
             }
         })?;
-        let mut watched = Self { watcher, folders: HashSet::new(), scope };
+        Ok(Self { watcher, folders: HashSet::new(), scope })
+    }
+
+    /// Watches what these paths and files are now, and nothing else. Where that fails, what was watched before still is.
+    fn renew(&mut self, paths: &[PathBuf], credentials: &BTreeSet<PathBuf>) -> notify::Result<()> {
+        let mut look = Look::new(self);
         for path in paths {
-            watched.file(path)?;
-            let mut looked = Ok(());
-            files::find(path, &mut |found| {
-                let look = match found {
-                    Found::Folder(folder) => watched.folder(folder),
-                    Found::Link(link) if files::is_manifest(link) => watched.file(link),
-                    Found::Link(link) => watched.follow(link).map(drop),
-                    Found::File(_) | Found::Unreadable(..) => Ok(()),
-                };
-                if looked.is_ok() {
-                    looked = look;
-                }
-            });
-            looked?;
+            look.path(path)?;
         }
         for file in credentials {
-            watched.file(file)?;
+            look.credential(file);
         }
-        Ok(watched)
+        let Look { folders, scope, .. } = look;
+        for folder in self.folders.difference(&folders) {
+            // One that is not there any more is not watched any more either, which is an error here.
+            drop(self.watcher.unwatch(folder));
+        }
+        self.folders = folders;
+        *self.scope.lock() = scope;
+        Ok(())
+    }
+}
+
+impl<'a> Look<'a> {
+    fn new(watched: &'a mut Watched) -> Self {
+        Self { watched, folders: HashSet::new(), scope: Scope::default() }
+    }
+
+    /// Takes the manifests at a path that was named to be of concern.
+    fn path(&mut self, path: &Path) -> notify::Result<()> {
+        self.file(path)?;
+        let mut looked = Ok(());
+        files::find(path, &mut |found| {
+            let look = match found {
+                Found::Folder(folder) => self.folder(folder),
+                Found::Link(link) if files::is_manifest(link) => self.file(link),
+                Found::Link(link) => self.follow(link).map(drop),
+                Found::File(_) | Found::Unreadable(..) => Ok(()),
+            };
+            if looked.is_ok() {
+                looked = look;
+            }
+        });
+        looked
+    }
+
+    /// Takes a file with a credential to be of concern. One that cannot be watched keeps nothing else from being.
+    fn credential(&mut self, file: &Path) {
+        if let Err(error) = self.file(file) {
+            tracing::warn!(%error, file = %file.display(), "cannot watch the file for changes");
+        }
     }
 
     /// Takes all manifests of a folder to be of concern.
     fn folder(&mut self, folder: &Path) -> notify::Result<()> {
-        self.scope.lock().folders.insert(folder.to_owned());
+        self.note(|scope| &mut scope.folders, folder);
         self.watch(folder)
     }
 
     /// Takes a file to be of concern, if it is one.
     fn file(&mut self, path: &Path) -> notify::Result<()> {
         if let Some(file) = self.follow(path)?.filter(|file| !file.is_dir()) {
-            self.scope.lock().files.insert(file);
+            self.note(|scope| &mut scope.files, &file);
         }
         Ok(())
     }
@@ -218,7 +269,7 @@ impl Watched {
             match part {
                 Component::Normal(name) => {
                     let next = at.join(name);
-                    self.scope.lock().steps.insert(next.clone());
+                    self.note(|scope| &mut scope.steps, &next);
                     self.watch(&at)?;
                     if let Ok(target) = fs::read_link(&next) {
                         links += 1;
@@ -241,14 +292,24 @@ impl Watched {
         }
     }
 
+    fn note(&mut self, paths: fn(&mut Scope) -> &mut HashSet<PathBuf>, path: &Path) {
+        paths(&mut self.scope).insert(path.to_owned());
+        paths(&mut self.watched.scope.lock()).insert(path.to_owned());
+    }
+
     fn watch(&mut self, folder: &Path) -> notify::Result<()> {
         if !self.folders.insert(folder.to_owned()) {
             return Ok(());
         }
-        match self.watcher.watch(folder, RecursiveMode::NonRecursive) {
+        // One that is watched already too: another folder may be in its place, and the system knows it from the one before.
+        match self.watched.watcher.watch(folder, RecursiveMode::NonRecursive) {
+            Ok(()) => {
+                self.watched.folders.insert(folder.to_owned());
+                Ok(())
+            }
             // What is gone, or closed to evoke, is seen to come back from the folder that holds it.
             Err(error) if !matches!(error.kind, ErrorKind::MaxFilesWatch) => Ok(()),
-            watched => watched,
+            Err(error) => Err(error),
         }
     }
 }
@@ -266,14 +327,21 @@ impl Scope {
     fn news_of(&self, kind: EventKind, path: &Path) -> Option<News> {
         let is_listed = path.parent().is_some_and(|folder| self.folders.contains(folder)) && !files::is_hidden(path);
         let is_read = self.files.contains(path) || is_listed && files::is_manifest(path);
-        if matches!(kind, EventKind::Modify(ModifyKind::Data(_))) {
+        // Editors write another file and move it to where the old one was: that changes nothing of what is watched.
+        if matches!(kind, EventKind::Modify(ModifyKind::Data(_))) || is_read && is_now(path, fs::Metadata::is_file) {
             return is_read.then_some(News::Written);
         }
+        // A link may come before what it leads to.
         let is_on_the_way = self.steps.contains(path)
             || self.folders.contains(path)
-            || is_listed && fs::metadata(path).is_ok_and(|m| m.is_dir());
+            || is_listed && is_now(path, |found| found.is_dir() || found.is_symlink());
         (is_read || is_on_the_way).then_some(News::Moved)
     }
+}
+
+/// What is at a path, and not where a link leads from there.
+fn is_now(path: &Path, what: fn(&fs::Metadata) -> bool) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| what(&found))
 }
 
 #[cfg(test)]
@@ -313,14 +381,18 @@ mod tests {
         fs::write(root.join("named.conf"), "").unwrap();
         symlink("../elsewhere/b.yaml", root.join("m/b.yaml")).unwrap();
         let paths = ["m", "named.conf"].map(|name| root.join(name));
-        let watched = Watched::new(&paths, &BTreeSet::new(), watch::Sender::new(None)).unwrap();
+        let mut watched = Watched::new(watch::Sender::new(None)).unwrap();
+        watched.renew(&paths, &BTreeSet::new()).unwrap();
+        symlink("../nothing", root.join("m/later")).unwrap();
         let scope = watched.scope.lock();
         let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
         let created = EventKind::Create(CreateKind::Any);
         for (name, of_writing, of_creating) in [
-            ("m/a.yaml", Some(News::Written), Some(News::Moved)),
-            ("m/sub/new.json", Some(News::Written), Some(News::Moved)),
-            ("named.conf", Some(News::Written), Some(News::Moved)),
+            ("m/a.yaml", Some(News::Written), Some(News::Written)),
+            ("named.conf", Some(News::Written), Some(News::Written)),
+            ("m/sub/gone.json", Some(News::Written), Some(News::Moved)),
+            ("m/b.yaml", Some(News::Written), Some(News::Moved)),
+            ("m/later", None, Some(News::Moved)),
             ("m/sub", None, Some(News::Moved)),
             ("m", None, Some(News::Moved)),
             ("elsewhere", None, Some(News::Moved)),
@@ -336,7 +408,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_replaced_file_is_a_change_and_reading_it_is_none() {
         let dir = manifests();
         let file = dir.path().join("m/a.yaml");
@@ -350,7 +422,7 @@ mod tests {
         tells_nothing(&mut watch, "reading").await;
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_folder_may_go_and_another_one_come() {
         let dir = manifests();
         let path = |name: &str| dir.path().join(name);
@@ -372,7 +444,7 @@ mod tests {
         tells_nothing(&mut watch, "what is in the old one").await;
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn links_are_followed_where_they_lead_now() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
@@ -398,14 +470,60 @@ mod tests {
         tells(&mut watch, "the switch of a folder").await;
         fs::write(path("n/b.yaml"), "b").unwrap();
         tells(&mut watch, "what is written in that").await;
+        // A link that comes before what it leads to.
+        symlink(path("late"), path("n/late")).unwrap();
+        tells(&mut watch, "a link that leads nowhere").await;
+        fs::create_dir(path("late")).unwrap();
+        tells(&mut watch, "what it leads to").await;
+        fs::write(path("late/c.yaml"), "c").unwrap();
+        tells(&mut watch, "what is written in that too").await;
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_saved_manifest_is_read_again_and_nothing_else_looked_for() {
+        let dir = manifests();
+        let path = |name: &str| dir.path().join(name);
+        let mut watch = Watch::new(&[path("m")]).unwrap();
+        let since = watch.since;
+        fs::write(path("m/.a.yaml.new"), "b").unwrap();
+        fs::rename(path("m/.a.yaml.new"), path("m/a.yaml")).unwrap();
+        tells(&mut watch, "a manifest that is replaced").await;
+        assert_eq!(watch.since, since);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_could_not_be_watched_is_looked_for_again() {
+        let dir = manifests();
+        let mut watch = Watch::new(&[dir.path().join("m")]).unwrap();
+        let since = watch.since;
+        watch.again = Some(PAUSE);
+        tells(&mut watch, "what may have changed unseen").await;
+        assert!(watch.again.is_none() && watch.since > since);
+        tells_nothing(&mut watch, "it once more").await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_looked_for_anew_is_watched_once() {
+        let dir = manifests();
+        let path = |name: &str| dir.path().join(name);
+        fs::create_dir(path("m/sub")).unwrap();
+        let mut watch = Watch::new(&[path("m")]).unwrap();
+        let before = watch.watched.folders.clone();
+        watch.renew();
+        assert_eq!(watch.watched.folders, before);
+        fs::remove_dir(path("m/sub")).unwrap();
+        tells(&mut watch, "a folder that goes").await;
+        assert!(before.len() == watch.watched.folders.len() + 1 && before.is_superset(&watch.watched.folders));
+        fs::write(path("m/a.yaml"), "b").unwrap();
+        tells(&mut watch, "what is written beside it").await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn credentials_are_watched_wherever_they_are() {
         let dir = manifests();
         let mut watch = Watch::new(&[dir.path().join("m")]).unwrap();
         let files = BTreeSet::from([dir.path().join("secrets/token")]);
-        assert!(watch.credentials(files.clone()) && !watch.credentials(files));
+        watch.credentials(files);
         fs::create_dir(dir.path().join("secrets")).unwrap();
         tells(&mut watch, "their folder").await;
         fs::write(dir.path().join("secrets/token"), "t0ken").unwrap();
@@ -414,7 +532,7 @@ mod tests {
         tells_nothing(&mut watch, "another file there").await;
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn changes_that_do_not_rest_are_told_of() {
         let dir = manifests();
         let mut watch = Watch::new(&[dir.path().join("m")]).unwrap();

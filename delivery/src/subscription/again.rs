@@ -135,6 +135,8 @@ pub(super) struct Past<'a> {
     partition: &'a Partition,
     reader: Option<Box<dyn Reader>>,
     upto: Position,
+    /// When the last one was appended: none counts as appended later.
+    last: Millis,
     /// How many events there are; an upper bound where the bus can only estimate.
     left: u64,
     batch: Batch,
@@ -142,18 +144,19 @@ pub(super) struct Past<'a> {
 }
 
 impl<'a> Past<'a> {
-    /// Begins at the first event appended at `since` or later.
+    /// Begins at the first event appended at `since` or later, and ends before `upto`, where the last one was appended at `last`. What a
+    /// clock calls newer that was ahead for a while counts as appended then: it would fill the window until that time has come.
     pub(super) async fn open(
         bus: &'a dyn EventBus,
         partition: &'a Partition,
         since: SystemTime,
-        upto: Position,
+        (upto, last): (Position, Millis),
     ) -> Result<Self, BusError> {
         let marks = bus.locate(&[From::Time(since), From::At(upto)].map(|at| (partition.clone(), at))).await?;
         let [from, to] = marks[..] else { return Err(BusError::Unavailable("the bus located nothing".into())) };
         let left = from.ahead.saturating_sub(to.ahead);
         let reader = if left > 0 { Some(bus.read(partition, From::At(from.at), READ_BYTES).await?) } else { None };
-        Ok(Self { bus, partition, reader, upto, left, batch: Batch::default(), done: 0 })
+        Ok(Self { bus, partition, reader, upto, last, left, batch: Batch::default(), done: 0 })
     }
 
     /// The next event, without taking it.
@@ -172,6 +175,9 @@ impl<'a> Past<'a> {
                 }
                 Err(error) => return Err(error),
             };
+            for record in self.batch.records.iter_mut().filter(|record| Millis::from(record.appended) > self.last) {
+                record.appended = self.last.to_system();
+            }
             self.done = 0;
         }
         Ok(self.batch.records.get(self.done).filter(|record| record.at < self.upto))

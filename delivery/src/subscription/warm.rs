@@ -22,6 +22,8 @@ struct Standing {
     generation: u64,
     upto: Position,
     seen: Millis,
+    /// When the last event before was appended, by the bus's clock of then; the end of all time where there is none.
+    last: Millis,
     /// What lies before was judged otherwise, or not at all, and does not count as delivered.
     floor: Position,
 }
@@ -44,18 +46,19 @@ pub(super) async fn warm_up(
     else {
         return Ok(());
     };
-    let mut seen = Millis(0);
-    for input in &inputs {
-        seen = seen.max(newest(bus, input).await?);
-    }
-    if seen == Millis(0) {
+    if inputs.iter().all(|input| input.seen == Millis(0)) {
         return Ok(());
+    }
+    let mut seen = Millis(0);
+    for input in &mut inputs {
+        input.look_back(bus).await?;
+        seen = seen.max(input.seen);
     }
     let since = back(seen, window);
     let judged_since = remembered.map(|remembered| back(seen, remembered));
     let mut pasts = Vec::with_capacity(inputs.len());
     for input in &inputs {
-        pasts.push(Past::open(bus, &input.partition, since.to_system(), input.upto).await?);
+        pasts.push(Past::open(bus, &input.partition, since.to_system(), (input.upto, input.last)).await?);
     }
     while let Some(index) = earliest(&mut pasts).await? {
         let (Some(past), Some(input)) = (pasts.get_mut(index), inputs.get(index)) else { return Ok(()) };
@@ -76,14 +79,16 @@ pub(super) async fn warm_up(
     Ok(())
 }
 
-/// When the last event before an input's frontier was appended. A ledger may say later: a clock that was ahead for a while leaves a time
-/// there that nothing goes back behind, and a window that ends there holds nothing.
-async fn newest(bus: &dyn EventBus, input: &Standing) -> Result<Millis, BusError> {
-    if input.seen <= Millis::now() {
-        return Ok(input.seen);
+impl Standing {
+    /// Finds out when the last event before the frontier was appended. A ledger may say later: a clock that was ahead for a while leaves
+    /// a time there that nothing goes back behind, and a window that ends there holds nothing.
+    async fn look_back(&mut self, bus: &dyn EventBus) -> Result<(), BusError> {
+        if let Some(last) = scan::last_before(bus, &self.partition, self.upto, Position::default()).await? {
+            self.last = last.appended.into();
+            self.seen = self.seen.min(self.last);
+        }
+        Ok(())
     }
-    let last = scan::last_before(bus, &input.partition, input.upto, Position::default()).await?;
-    Ok(last.map_or(input.seen, |last| input.seen.min(last.appended.into())))
 }
 
 fn back(from: Millis, by: Duration) -> Millis {
@@ -114,6 +119,7 @@ fn standings(subscription: &Subscription) -> Vec<Standing> {
                     generation: ledger.generation(),
                     upto: ledger.upto(),
                     seen: ledger.seen(),
+                    last: Millis(u64::MAX),
                     floor: ledger.upto(),
                 }
             };

@@ -195,6 +195,7 @@ impl JetReader {
             if self.core.closing.is_cancelled() {
                 return Err(BusError::Closed);
             }
+            self.follow().await?;
             if self.topic.cut(self.partition) > self.next {
                 return Err(self.gone().await?);
             }
@@ -214,6 +215,17 @@ impl JetReader {
                 return Ok(batch);
             }
         }
+    }
+
+    /// Where the stream was given another number of partitions, its topic is known anew: the one of before never agrees with it again.
+    async fn follow(&mut self) -> Result<(), BusError> {
+        let is_known =
+            self.core.topics.lock().get(&self.topic.name).is_some_and(|known| Arc::ptr_eq(known, &self.topic));
+        if !is_known {
+            let partition = Partition { topic: self.topic.name.clone(), index: self.partition };
+            self.topic = self.core.partition(&partition).await?;
+        }
+        Ok(())
     }
 
     /// What is there already, without waiting.

@@ -83,14 +83,28 @@ pub(super) fn log(level: RDKafkaLogLevel, fac: &str, message: &str) {
     tracing::debug!(target: "librdkafka", ?level, fac, "{message}");
 }
 
+/// What may go unanswered without that: what is asked while a connection is set up, and where a log ends. The latter is asked again for as
+/// long as its broker is silent, by who looks after a cut, and nothing is read over the connection that it is asked over.
+const NO_CUT: [&str; 4] = ["ApiVersion", "SaslHandshake", "SaslAuthenticate", "ListOffsets"];
+
 /// Whether a line of the log says that a connection which worked is lost, or is about to be. It comes before anything that the client
 /// gets over the next one.
 fn tells_of_a_cut(fac: &str, message: &str) -> bool {
     match fac {
         "FAIL" => message.contains("in state UP"),
-        // The client closes a connection on which something was not answered in time, and says no more than this.
-        "REQTMOUT" => true,
+        "REQTMOUT" => tells_of_silence(message),
         _ => false,
+    }
+}
+
+/// Whether something that was sent, at least in part, was not answered in time: the client closes the connection then, and says no more
+/// than this. What only waited to be sent had no connection that could be lost.
+fn tells_of_silence(message: &str) -> bool {
+    let Some((_, late)) = message.rsplit_once("Timed out ") else { return false };
+    match late.split_once("Request in flight") {
+        Some((request, _)) => !NO_CUT.contains(&request),
+        // The sum of them all.
+        None => late.contains(" partially-sent ") && !late.contains(" 0 partially-sent "),
     }
 }
 
@@ -247,6 +261,27 @@ mod tests {
     }
 
     #[test]
+    fn only_what_was_sent_over_a_connection_that_worked_tells_of_silence() {
+        let sum = |in_flight, partial| {
+            format!("Timed out {in_flight} in-flight, 0 retry-queued, 10 out-queue, {partial} partially-sent requests")
+        };
+        let one = |request| format!("Timed out {request}Request in flight (after 10050ms, timeout #0)");
+        for (text, tells) in [
+            (one("Fetch"), true),
+            (one("Metadata"), true),
+            (one("ListOffsets"), false),
+            (one("ApiVersion"), false),
+            (sum(0, 0), false),
+            // Each request was named before.
+            (sum(10, 0), false),
+            (sum(0, 1), true),
+            (sum(0, 10), true),
+        ] {
+            assert_eq!(tells_of_silence(&format!("[thrd:k:9092/1]: k:9092/1: {text}")), tells, "{text}");
+        }
+    }
+
+    #[test]
     fn connections_that_are_lost_are_counted() {
         let brokers = Brokers::default();
         for config in [asking(&brokers, "b"), reading(&brokers, "b", 1 << 20)] {
@@ -258,7 +293,7 @@ mod tests {
         for (fac, message, is_cut) in [
             ("FAIL", "k:9092/1: Disconnected (after 2000ms in state UP, 1 identical error(s) suppressed)", true),
             ("FAIL", "k:9092/1: Connect to ipv4#10.0.0.1:9092 failed: refused (after 0ms in state CONNECT)", false),
-            ("REQTMOUT", "k:9092/1: Timed out 1 in-flight, 0 retry-queued, 0 out-queue requests", true),
+            ("REQTMOUT", "k:9092/1: Timed out FetchRequest in flight (after 10050ms, timeout #0)", true),
             ("CONFWARN", "something in state UP", false),
         ] {
             ears.log(RDKafkaLogLevel::Info, fac, message);

@@ -19,17 +19,40 @@ use crate::bus::BusError;
 
 /// How long one question may take.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
+/// How long a reader's may take that asks for the first time after a cut.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// Questions that are asked at once.
 const QUESTIONS: usize = 8;
+/// Those of readers that look after a cut, for the first time and for another one: there may be many, and a silent broker keeps each waiting.
+const CHECKS: usize = 32;
 
 /// One partition as Kafka names it.
 pub(super) type Place = (Arc<str>, i32);
+
+/// Who asks. Nobody waits for the turn of another kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Whoever has a question.
+    Any,
+    /// A reader that looks after a cut whether its log is what it was.
+    Check,
+    /// The same, after it had no answer: its broker may be silent for long.
+    CheckAgain,
+}
+
+impl Turn {
+    fn patience(self) -> Duration {
+        if self == Self::Check { FIRST_ANSWER } else { ANSWER }
+    }
+}
 
 /// The brokers, to be asked.
 pub(super) struct Cluster {
     asker: Arc<Consumer>,
     brokers: Brokers,
     turns: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
+    checks_again: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
@@ -48,8 +71,15 @@ impl Cluster {
         tasks: &TaskTracker,
     ) -> Result<Self, KafkaError> {
         let asker = client::asking(brokers, name).create_with_context(Ears::new(told))?;
-        let (asker, turns) = (Arc::new(asker), Arc::new(Semaphore::new(QUESTIONS)));
-        Ok(Self { asker, brokers: brokers.clone(), turns, tasks: tasks.clone() })
+        let turns = |count| Arc::new(Semaphore::new(count));
+        Ok(Self {
+            asker: Arc::new(asker),
+            brokers: brokers.clone(),
+            turns: turns(QUESTIONS),
+            checks: turns(CHECKS),
+            checks_again: turns(CHECKS),
+            tasks: tasks.clone(),
+        })
     }
 
     /// Takes in what the client has to say.
@@ -57,12 +87,28 @@ impl Cluster {
         client::listen(&self.asker);
     }
 
+    fn turns(&self, turn: Turn) -> &Arc<Semaphore> {
+        match turn {
+            Turn::Any => &self.turns,
+            Turn::Check => &self.checks,
+            Turn::CheckAgain => &self.checks_again,
+        }
+    }
+
     /// Runs what waits for the brokers.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&Consumer) -> Result<T, BusError> + Send + 'static,
     ) -> Result<T, BusError> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| BusError::Closed)?;
+        self.ask_in(Turn::Any, question).await
+    }
+
+    async fn ask_in<T: Send + 'static>(
+        &self,
+        turn: Turn,
+        question: impl FnOnce(&Consumer) -> Result<T, BusError> + Send + 'static,
+    ) -> Result<T, BusError> {
+        let turn = Arc::clone(self.turns(turn)).acquire_owned().await.map_err(|_| BusError::Closed)?;
         let asker = Arc::clone(&self.asker);
         let asked = self.tasks.spawn_blocking(move || {
             let answer = question(&asker);
@@ -125,13 +171,18 @@ impl Cluster {
 
     /// The ends of partitions, in the order asked.
     pub(super) async fn ends(&self, places: Vec<Place>) -> Result<Vec<Ends>, BusError> {
+        self.ends_in(Turn::Any, places).await
+    }
+
+    /// The same, in a turn of this kind.
+    pub(super) async fn ends_in(&self, turn: Turn, places: Vec<Place>) -> Result<Vec<Ends>, BusError> {
         if places.is_empty() {
             return Ok(Vec::new());
         }
-        self.ask(move |asker| {
+        self.ask_in(turn, move |asker| {
             let at = |offset: Offset| {
                 let asked: Vec<_> = places.iter().map(|place| (place.clone(), offset)).collect();
-                offsets(asker, &asked)
+                offsets(asker, &asked, turn.patience())
             };
             // In this order: what is trimmed in between cannot put the first behind the end.
             let (first, end) = (at(Offset::Beginning)?, at(Offset::End)?);
@@ -160,7 +211,7 @@ impl Cluster {
                 });
                 let times: Vec<_> =
                     round.iter().map(|(place, (_, time))| (place.clone(), Offset::Offset(millis_up(*time)))).collect();
-                for ((index, _), offset) in round.values().zip(offsets(asker, &times)?) {
+                for ((index, _), offset) in round.values().zip(offsets(asker, &times, ANSWER)?) {
                     if let Some(found) = found.get_mut(*index) {
                         *found = (offset >= 0).then_some(offset);
                     }
@@ -179,14 +230,14 @@ fn millis_up(time: SystemTime) -> i64 {
 }
 
 /// Asks for one offset a partition: its beginning, its end, or the first at a time in milliseconds; below 0 for none.
-fn offsets(asker: &Consumer, asked: &[(Place, Offset)]) -> Result<Vec<i64>, BusError> {
+fn offsets(asker: &Consumer, asked: &[(Place, Offset)], patience: Duration) -> Result<Vec<i64>, BusError> {
     let what = "find offsets";
     let topic = asked.first().map_or("", |((topic, _), _)| topic);
     let mut list = TopicPartitionList::with_capacity(asked.len());
     for ((topic, partition), offset) in asked {
         list.add_partition_offset(topic, *partition, *offset).map_err(|e| unavailable(what, topic, &e))?;
     }
-    let list = asker.offsets_for_times(list, ANSWER).map_err(|error| match error.rdkafka_error_code() {
+    let list = asker.offsets_for_times(list, patience).map_err(|error| match error.rdkafka_error_code() {
         Some(
             RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::UnknownTopic
@@ -227,7 +278,32 @@ fn forbidden(topic: &str) -> BusError {
     )
 }
 
+/// A topic that this user may not read.
+pub(super) fn unreadable(topic: &str) -> BusError {
+    BusError::Broken(format!("the brokers do not let this user read topic {topic}").into())
+}
+
 /// An answer that did not come.
 pub(super) fn unavailable(what: &str, topic: &str, error: &KafkaError) -> BusError {
     BusError::Unavailable(format!("cannot {what} of topic {topic:?}: {}", text(error)).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_asks_a_silent_broker_again_holds_up_nobody_else() {
+        let brokers = Brokers { addresses: "127.0.0.1:1".to_owned(), ..Brokers::default() };
+        let cluster = Cluster::new(&brokers, "b", &Arc::default(), &TaskTracker::new()).unwrap();
+        for (turn, others) in [(Turn::CheckAgain, vec![Turn::Any, Turn::Check]), (Turn::Check, vec![Turn::Any])] {
+            assert_eq!(cluster.turns(turn).forget_permits(CHECKS), CHECKS);
+            assert_eq!(cluster.ask_in(turn, |_| Ok(())).now_or_never(), None);
+            for other in others {
+                assert_eq!(cluster.ask_in(other, |_| Ok(())).await, Ok(()));
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::Core;
-use super::cluster::{Ends, Place};
+use super::cluster::{Ends, Place, unreadable};
 use super::pool::{Found, Pool, Seat};
 use crate::bus::BusError;
 
@@ -114,6 +114,7 @@ impl Drop for Sitting<'_> {
 async fn look(core: &Core, place: &Place, offset: i64) -> Result<Option<Print>, BusError> {
     let sitting = Sitting { pool: &core.pool, seat: core.pool.seat(place.clone(), 0) };
     let _asking = sitting.seat.ask();
+    let unavailable = |cause: &str| BusError::Unavailable(format!("cannot read {}: {cause}", place.0).into());
     let read = std::future::poll_fn(|cx| {
         let found = core.pool.poll(&sitting.seat, cx, offset, |queue| {
             queue.poll(Duration::ZERO).transpose().map(|message| message.as_ref().map(Print::of))
@@ -121,25 +122,30 @@ async fn look(core: &Core, place: &Place, offset: i64) -> Result<Option<Print>, 
         match found {
             Found::Some(print) => Poll::Ready(Ok(Some(print))),
             Found::Nothing => Poll::Pending,
-            Found::Error(error) if is_gone(&error) => Poll::Ready(Ok(None)),
-            // It goes on by itself.
-            Found::Error(_) => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Found::Failed(cause) => Poll::Ready(Err(cause)),
+            Found::Error(error) => match meant(&error, &place.0) {
+                Some(found) => Poll::Ready(found),
+                None => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+            },
+            Found::Failed(cause) => Poll::Ready(Err(unavailable(&cause))),
         }
     });
-    let unavailable = |cause: &str| BusError::Unavailable(format!("cannot read {}: {cause}", place.0).into());
     match tokio::time::timeout(ANSWER, read).await {
-        Ok(read) => read.map_err(|cause| unavailable(&cause)),
+        Ok(read) => read,
         Err(_) => Err(unavailable("no answer")),
     }
 }
 
-fn is_gone(error: &KafkaError) -> bool {
-    use rdkafka::error::RDKafkaErrorCode::{AutoOffsetReset, NoOffset, OffsetOutOfRange};
-    matches!(error.rdkafka_error_code(), Some(AutoOffsetReset | NoOffset | OffsetOutOfRange))
+/// What an error of the client means for who looks for a record; `None` for one that it gets over by itself.
+fn meant(error: &KafkaError, topic: &str) -> Option<Result<Option<Print>, BusError>> {
+    use rdkafka::error::RDKafkaErrorCode as Code;
+    match error.rdkafka_error_code()? {
+        Code::AutoOffsetReset | Code::NoOffset | Code::OffsetOutOfRange => Some(Ok(None)),
+        Code::TopicAuthorizationFailed => Some(Err(unreadable(topic))),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +154,16 @@ mod tests {
 
     fn print(offset: i64) -> Print {
         Print { offset, millis: Some(7), key: 0, value: 1 }
+    }
+
+    #[test]
+    fn who_may_not_read_a_record_is_told() {
+        use rdkafka::error::RDKafkaErrorCode as Code;
+        let meant = |code| meant(&KafkaError::MessageConsumption(code), "orders");
+        assert_eq!(meant(Code::TopicAuthorizationFailed), Some(Err(unreadable("orders"))));
+        assert!(matches!(unreadable("orders"), BusError::Broken(text) if text.contains("read topic orders")));
+        assert_eq!(meant(Code::OffsetOutOfRange), Some(Ok(None)));
+        assert_eq!(meant(Code::NotLeaderForPartition), None);
     }
 
     #[test]

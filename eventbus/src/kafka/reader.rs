@@ -10,7 +10,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::time::Instant;
 
 use super::Core;
-use super::cluster::{Ends, Place};
+use super::cluster::{Ends, Place, Turn, unreadable};
 use super::pool::{Found, Seat};
 use super::print::{Print, Prints, Verdict};
 use super::publisher::position;
@@ -21,6 +21,8 @@ use crate::bus::{Batch, BusError, Fut, Partition, Reader, Record};
 const RECORDS: usize = 4096;
 /// How long to wait before brokers that say something odd are asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// How long a log is looked at with one client before it is with another one.
+const ANEW: Duration = Duration::from_secs(30);
 /// How long nothing must come before it is looked whether the log ends in what is no record: at first, and at most.
 const QUIET: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 
@@ -224,8 +226,7 @@ impl KafkaReader {
             }
             Some(Code::TopicAuthorizationFailed) => {
                 self.core.pool.stand(&self.seat);
-                let text = format!("the brokers do not let this user read topic {}", self.place.0);
-                Err(BusError::Broken(text.into()))
+                Err(unreadable(&self.place.0))
             }
             // It goes on by itself.
             _ => Ok(()),
@@ -234,13 +235,20 @@ impl KafkaReader {
 
     /// Looks whether the log is still the one that was read, and has the place to go on at.
     async fn check(&mut self) -> Result<(), BusError> {
+        let (mut since, mut turn) = (std::time::Instant::now(), Turn::Check);
         loop {
-            let since = std::time::Instant::now();
-            let ends = match self.core.ends(&self.partition).await {
+            let gate = self.core.gate();
+            let is_asked = gate.is_ok();
+            let ends = match gate {
+                Ok(()) => self.ends(turn).await,
+                Err(away) => Err(away),
+            };
+            turn = if is_asked { Turn::CheckAgain } else { Turn::Check };
+            let ends = match ends {
                 Ok(ends) => ends,
                 Err(BusError::NoTopic(topic)) => {
                     self.doubtful = true;
-                    self.core.pool.outdate(&self.place, since);
+                    self.core.pool.outdate(&self.place, std::time::Instant::now());
                     tokio::time::sleep(ASK_AGAIN).await;
                     return Err(BusError::Unavailable(format!("topic {topic} is no longer there").into()));
                 }
@@ -259,8 +267,19 @@ impl KafkaReader {
             if !matches!(verdict, Err(BusError::Unavailable(_))) {
                 return verdict;
             }
+            // A client that was made meanwhile may have come too early as well: it gets a while, and is not replaced in each round.
+            if since.elapsed() >= ANEW {
+                since = std::time::Instant::now();
+            }
             tokio::time::sleep(ASK_AGAIN).await;
         }
+    }
+
+    async fn ends(&self, turn: Turn) -> Result<Ends, BusError> {
+        let topic = &self.partition.topic;
+        let ends = self.core.cluster.ends_in(turn, vec![self.place.clone()]).await;
+        let ends = self.core.named(topic, ends)?;
+        ends.first().copied().ok_or_else(|| BusError::NoTopic(topic.clone()))
     }
 
     async fn verdict(&mut self, ends: Ends) -> Result<(), BusError> {

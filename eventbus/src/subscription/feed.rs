@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::ledger::Millis;
 use super::metrics::Metrics;
 use crate::bus::{Batch, EventBus, Partition, Point, Position, Record};
 
@@ -159,8 +160,8 @@ impl Feeds {
         Self(Arc::new(Shared { bus, tasks, cancel, window, window_bytes, feeds, skew, metrics }))
     }
 
-    /// A cursor that goes on at `at`.
-    pub(super) fn cursor(&self, partition: &Partition, at: Position) -> Cursor {
+    /// A cursor that goes on at `at`. Nothing that it has passed was appended after `seen`; zero if it has passed nothing.
+    pub(super) fn cursor(&self, partition: &Partition, at: Position, seen: Millis) -> Cursor {
         let mut feeds = self.0.feeds.lock();
         let feed = feeds.entry(partition.clone()).or_insert_with(|| {
             let feed = Arc::new(Feed {
@@ -177,7 +178,7 @@ impl Feeds {
             self.0.tasks.spawn(readers::catch_up(Arc::clone(&feed)));
             feed
         });
-        let id = feed.state.lock().add(at);
+        let id = feed.state.lock().add(at, seen);
         Cursor { feed: Arc::clone(feed), id }
     }
 }
@@ -207,7 +208,7 @@ struct State {
     at_front: usize,
     /// Where the head reader goes on.
     head: Option<Position>,
-    /// When what it read last was appended: nothing that any cursor has read is newer.
+    /// When the latest of what was read or passed was appended, as far as known: nothing that any cursor has read is newer.
     newest: Option<SystemTime>,
     /// How often the log has lost its end.
     losses: u64,
@@ -218,6 +219,8 @@ struct State {
 #[derive(Debug)]
 struct Slot {
     at: Position,
+    /// What it had passed when it was made is no newer.
+    seen: Millis,
     ask: Ask,
 }
 
@@ -236,9 +239,9 @@ struct Entry {
 }
 
 impl State {
-    fn add(&mut self, at: Position) -> u64 {
+    fn add(&mut self, at: Position, seen: Millis) -> u64 {
         self.last_id += 1;
-        self.cursors.insert(self.last_id, Slot { at, ask: Ask::Nothing });
+        self.cursors.insert(self.last_id, Slot { at, seen, ask: Ask::Nothing });
         self.at_front += usize::from(self.is_at_front(at));
         self.last_id
     }
@@ -303,6 +306,14 @@ impl State {
             self.at_front = self.cursors.values().filter(|slot| self.is_at_front(slot.at)).count();
             self.shed();
         }
+    }
+
+    /// The head reader goes on at a place that it has not read up to.
+    fn begin_at(&mut self, head: Position) {
+        let seen = self.cursors.values().map(|slot| slot.seen).max().filter(|seen| *seen > Millis(0));
+        self.newest = self.newest.max(seen.map(Millis::to_system));
+        self.head = Some(head);
+        self.clear();
     }
 
     fn clear(&mut self) {
@@ -456,8 +467,7 @@ impl Cursor {
         if state.head != Some(at) {
             // The first cursor to ask, or one that is further than the head reader: it reads from here on, and who is behind
             // catches up.
-            (state.head, state.newest) = (Some(at), None);
-            state.clear();
+            state.begin_at(at);
             state.wake_head();
             self.feed.account(state);
             self.feed.head_moved.notify_one();

@@ -42,13 +42,43 @@ impl Growth {
         for name in names {
             let Ok(Some(partitions)) = self.bus.partitions(&name).await else { continue };
             let mut known = self.topics.0.lock();
+            let first = known.first_partitions.get(&name).copied();
             let Some(topic) = known.topics.get_mut(&name) else { continue };
-            let before = seen.get(&name).copied().unwrap_or(topic.partitions);
+            let before = seen.get(&name).copied().or(first).unwrap_or(topic.partitions);
             // Whoever declared it anew may have found them first, and told nobody.
             topic.partitions = topic.partitions.max(partitions);
             has_grown |= before < topic.partitions;
             seen.insert(name, topic.partitions);
         }
         has_grown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::subscription::metrics::Metrics;
+    use crate::subscription::test_log::{TestLog, partition};
+    use crate::subscription::{Settings, Subscriptions};
+
+    #[tokio::test]
+    async fn what_a_second_declaration_finds_first_is_growth_all_the_same() {
+        let (log, topic) = (TestLog::new(), partition().topic);
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let subscriptions =
+            Subscriptions::start(Arc::clone(&log) as _, Settings { trims: false, ..Settings::default() }, &metrics);
+        subscriptions.declare_topic(&topic).await.unwrap();
+        log.set_partitions(2);
+        subscriptions.declare_topic(&topic).await.unwrap();
+        let (topics, sharing) = (subscriptions.0.topics.clone(), subscriptions.0.sharing.clone());
+        let growth = Growth { bus: Arc::clone(&log) as _, topics, sharing, grown: watch::Sender::new(0) };
+        let mut seen = BTreeMap::new();
+        assert!(growth.look(&mut seen).await);
+        assert!(!growth.look(&mut seen).await);
+        log.set_partitions(3);
+        assert!(growth.look(&mut seen).await);
+        assert_eq!(subscriptions.partitions(&topic), 3);
     }
 }

@@ -231,8 +231,7 @@ impl Job {
     }
 
     fn ledger(&self, range: &Range) -> (LedgerName, Ledger) {
-        let mut ledger = Ledger::starting_at(range.from);
-        ledger.advance(range.from, 0, Millis(range.since));
+        let ledger = Ledger::starting_at(range.from).since(Millis(range.since));
         (LedgerName { subscription: self.ledgers(), partition: range.partition() }, ledger)
     }
 }
@@ -391,7 +390,9 @@ impl Subscriptions {
             let known = stored.iter().find(|(other, _)| *other == name).map(|(_, ledger)| ledger.clone());
             let ledger = known.unwrap_or(start);
             let Some(topic) = topics.iter().position(|topic| *topic == name.partition.topic) else { continue };
-            inputs.push(Input { topic, cursor: self.0.feeds.cursor(&name.partition, ledger.upto()) });
+            // Where it starts says nothing of what lies before.
+            let seen = if ledger.count() > 0 { ledger.seen() } else { Millis(0) };
+            inputs.push(Input { topic, cursor: self.0.feeds.cursor(&name.partition, ledger.upto(), seen) });
             pages.push((name, ledger));
         }
         // Until the book is done: without its document nobody would know whose ledgers they are.

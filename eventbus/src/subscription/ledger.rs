@@ -155,6 +155,12 @@ impl Ledger {
         Self { upto: at, before, ..Self::default() }
     }
 
+    /// The same, with a time that counts as [`Ledger::seen`] from the start.
+    #[must_use]
+    pub(super) fn since(self, seen: Millis) -> Self {
+        Self { seen, ..self }
+    }
+
     /// Raised by [`Ledger::seek`] alone.
     pub fn generation(&self) -> u64 {
         self.generation
@@ -190,7 +196,10 @@ impl Ledger {
     /// back.
     pub fn advance(&mut self, upto: Position, count: u64, seen: Millis) {
         self.upto = self.upto.max(upto);
-        self.seen = self.seen.max(seen);
+        // What is no event says nothing of those before the first one: they may be newer.
+        if count > 0 || self.seen > Millis(0) {
+            self.seen = self.seen.max(seen);
+        }
         self.count += count;
         self.before = self.before.map(|before| before.saturating_add(count));
     }

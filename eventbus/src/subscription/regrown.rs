@@ -25,7 +25,7 @@ use crate::bus::{BusError, EventBus, From, Mark, Partition, Point, Position};
 
 /// Subscriptions that ask at once. Where many begin together, most are at the same places, and learn from what these are told.
 const AT_ONCE: usize = 4;
-/// How long an answer is good for others.
+/// How long an answer is good for those that come later. Whoever was there already when it was asked for may have waited for longer.
 const GOOD: Duration = Duration::from_secs(2);
 
 /// Looks whether logs are those that ledgers are of.
@@ -44,8 +44,13 @@ struct Sound {
 }
 
 impl Sound {
-    fn covers(&self, ledger: &Ledger) -> bool {
-        self.asked.elapsed() < GOOD && self.seen <= ledger.seen() && ledger.upto() <= self.upto
+    fn new(ledger: &Ledger, asked: Instant) -> Self {
+        Self { seen: ledger.seen(), upto: ledger.upto(), asked }
+    }
+
+    /// True if this says as much as another one, and is good for who has come when that was asked for.
+    fn covers(&self, other: &Self) -> bool {
+        self.asked + GOOD > other.asked && self.seen <= other.seen && other.upto <= self.upto
     }
 }
 
@@ -60,11 +65,12 @@ impl Regrown {
         bus: &dyn EventBus,
         ledgers: &[(&Partition, &Ledger)],
     ) -> Result<BTreeMap<usize, Point>, BusError> {
+        let arrived = Instant::now();
         let _turn = self.turns.acquire().await.map_err(|_| BusError::Closed)?;
         let mut asked = Vec::new();
         for (place, (partition, ledger)) in ledgers.iter().enumerate() {
             // Without having passed an event, it is at its start.
-            if ledger.seen() > Millis(0) && !self.is_sound(partition, ledger) {
+            if ledger.seen() > Millis(0) && !self.is_sound(partition, Sound::new(ledger, arrived)) {
                 asked.push((place, *partition, *ledger));
             }
         }
@@ -77,26 +83,33 @@ impl Regrown {
         let marks = bus.locate(&at).await?;
         let looks =
             asked.into_iter().zip(marks.chunks_exact(2)).map(|((place, partition, ledger), marks)| async move {
-                let newer = judge(bus, partition, ledger.seen(), marks).await?;
-                Ok::<_, BusError>((place, partition, ledger, newer))
+                let newer = self.judge(bus, partition, Sound::new(ledger, now), marks).await?;
+                Ok::<_, BusError>(newer.map(|newer| (place, newer)))
             });
-        let mut elsewhere = BTreeMap::new();
-        for (place, partition, ledger, newer) in try_join_all(looks).await? {
-            match newer {
-                Some(newer) => {
-                    elsewhere.insert(place, newer);
-                }
-                None => {
-                    let sound = Sound { seen: ledger.seen(), upto: ledger.upto(), asked: now };
-                    self.sound.lock().insert(partition.clone(), sound);
-                }
-            }
-        }
-        Ok(elsewhere)
+        Ok(try_join_all(looks).await?.into_iter().flatten().collect())
     }
 
-    fn is_sound(&self, partition: &Partition, ledger: &Ledger) -> bool {
-        self.sound.lock().get(partition).is_some_and(|sound| sound.covers(ledger))
+    /// As [`newer_before`], by what was located; remembers that there is nothing.
+    async fn judge(
+        &self,
+        bus: &dyn EventBus,
+        partition: &Partition,
+        sound: Sound,
+        marks: &[Mark],
+    ) -> Result<Option<Point>, BusError> {
+        if let Some(newer) = newer(marks)? {
+            return newer.judge(bus, partition, sound.seen).await;
+        }
+        let mut known = self.sound.lock();
+        let kept = known.entry(partition.clone()).or_insert(sound);
+        if !kept.covers(&sound) {
+            *kept = sound;
+        }
+        Ok(None)
+    }
+
+    fn is_sound(&self, partition: &Partition, wanted: Sound) -> bool {
+        self.sound.lock().get(partition).is_some_and(|sound| sound.covers(&wanted))
     }
 }
 
@@ -111,31 +124,43 @@ pub(super) async fn newer_before(
     upto: Position,
 ) -> Result<Option<Point>, BusError> {
     let marks = bus.locate(&question(partition, seen, upto)).await?;
-    judge(bus, partition, seen, &marks).await
+    match newer(&marks)? {
+        Some(newer) => newer.judge(bus, partition, seen).await,
+        None => Ok(None),
+    }
 }
 
-/// What to ask for [`judge`].
+/// What to ask for [`newer`].
 fn question(partition: &Partition, seen: Millis, upto: Position) -> [(Partition, From); 2] {
     let newer = seen.after(Duration::from_millis(1)).to_system();
     [From::Time(newer), From::At(upto)].map(|from| (partition.clone(), from))
 }
 
-async fn judge(
-    bus: &dyn EventBus,
-    partition: &Partition,
-    seen: Millis,
-    marks: &[Mark],
-) -> Result<Option<Point>, BusError> {
+/// Something before a place is newer than what was seen.
+#[derive(Clone, Copy, Debug)]
+struct Newer {
+    /// Where that begins.
+    from: Point,
+    upto: Position,
+}
+
+/// What is newer, by marks of what [`question`] asks.
+fn newer(marks: &[Mark]) -> Result<Option<Newer>, BusError> {
     let [newer, here] = marks else {
         return Err(BusError::Unavailable("the bus located only some of what was asked for".into()));
     };
     let upto = here.at.min(here.end);
     // Where other partitions have positions, too, there may be a place that is newer, and no event.
-    if newer.at >= upto || newer.ahead <= here.ahead {
-        return Ok(None);
+    let is_there = newer.at < upto && newer.ahead > here.ahead;
+    Ok(is_there.then(|| Newer { from: newer.point(), upto }))
+}
+
+impl Newer {
+    /// Where it begins, if the last event is of it: otherwise that is only a clock that was ahead.
+    async fn judge(self, bus: &dyn EventBus, partition: &Partition, seen: Millis) -> Result<Option<Point>, BusError> {
+        let last = scan::last_before(bus, partition, self.upto, self.from.at).await?;
+        Ok(last.filter(|last| Millis::from(last.appended) > seen).map(|_| self.from))
     }
-    let last = scan::last_before(bus, partition, upto, newer.at).await?;
-    Ok(last.filter(|last| Millis::from(last.appended) > seen).map(|_| newer.point()))
 }
 
 #[cfg(test)]

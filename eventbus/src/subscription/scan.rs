@@ -7,6 +7,8 @@ use crate::bus::{Batch, BusError, EventBus, From, Mark, Partition, Position, Rea
 const READ_BYTES: usize = 256 << 10;
 /// A read that takes longer may wait for an event that will never come: positions have holes.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long it may take to find the last event before a place.
+const PATIENCE_BACK: Duration = Duration::from_secs(30);
 /// By how much further a look back goes than the one before.
 const FURTHER: u128 = 16;
 
@@ -43,6 +45,16 @@ pub async fn is_over(
 /// # Errors
 /// The bus's.
 pub async fn last_before(
+    bus: &dyn EventBus,
+    partition: &Partition,
+    upto: Position,
+    floor: Position,
+) -> Result<Option<Record>, BusError> {
+    let last = tokio::time::timeout(PATIENCE_BACK, look_back(bus, partition, upto, floor)).await;
+    last.unwrap_or_else(|_| Err(BusError::Unavailable("the bus does not give the last event that it has".into())))
+}
+
+async fn look_back(
     bus: &dyn EventBus,
     partition: &Partition,
     upto: Position,

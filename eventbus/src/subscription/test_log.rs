@@ -37,6 +37,11 @@ struct Inner {
     first: u128,
     end: u128,
     records: Vec<Record>,
+    partitions: u16,
+    /// A reader there fails once.
+    read_fails: Option<u128>,
+    /// So many questions where something is are not answered.
+    locates_fail: usize,
 }
 
 /// A moment, in milliseconds.
@@ -54,7 +59,8 @@ pub(super) fn partition() -> Partition {
 
 impl TestLog {
     pub(super) fn new() -> Arc<Self> {
-        let shared = Arc::new(Shared { inner: Mutex::default(), changed: watch::Sender::new(()) });
+        let inner = Mutex::new(Inner { partitions: 1, ..Inner::default() });
+        let shared = Arc::new(Shared { inner, changed: watch::Sender::new(()) });
         Arc::new(Self { shared, located: AtomicUsize::new(0) })
     }
 
@@ -91,6 +97,21 @@ impl TestLog {
         let mut inner = self.shared.inner.lock();
         inner.records.retain(|record| record.at.0 >= first);
         inner.first = first;
+    }
+
+    /// The reader that is at `at` cannot reach the log, once.
+    pub(super) fn fail_read(&self, at: u128) {
+        self.shared.inner.lock().read_fails = Some(at);
+    }
+
+    /// Nobody says where something is, so many times.
+    pub(super) fn fail_locates(&self, times: usize) {
+        self.shared.inner.lock().locates_fail = times;
+    }
+
+    /// The topic has so many partitions, of which others than the first one are none of this log.
+    pub(super) fn set_partitions(&self, partitions: u16) {
+        self.shared.inner.lock().partitions = partitions;
     }
 
     pub(super) fn located(&self) -> usize {
@@ -130,7 +151,10 @@ struct TestReader {
 impl TestReader {
     /// What there is; `None` for nothing.
     fn take(&mut self) -> Result<Option<Batch>, BusError> {
-        let inner = self.shared.inner.lock();
+        let mut inner = self.shared.inner.lock();
+        if inner.read_fails.take_if(|at| *at == self.at).is_some() {
+            return Err(BusError::Unavailable("the connection is lost".into()));
+        }
         inner.allows(self.at)?;
         if let Some(last) = &self.last
             && !inner.records.iter().any(|record| record.at == last.at && record.event.id() == last.event.id())
@@ -169,7 +193,7 @@ impl Reader for TestReader {
 
 impl EventBus for TestLog {
     fn declare<'a>(&'a self, _: &'a TopicSpec) -> Fut<'a, Topic> {
-        async { Ok(Topic { partitions: 1, drift: Vec::new() }) }.boxed()
+        async move { Ok(Topic { partitions: self.shared.inner.lock().partitions, drift: Vec::new() }) }.boxed()
     }
 
     fn publish<'a>(&'a self, _: &'a Partition, _: Vec<Event>) -> Fut<'a, Receipt> {
@@ -193,7 +217,11 @@ impl EventBus for TestLog {
     fn locate<'a>(&'a self, at: &'a [(Partition, From)]) -> Fut<'a, Vec<Mark>> {
         async move {
             self.located.fetch_add(1, Ordering::Relaxed);
-            let inner = self.shared.inner.lock();
+            let mut inner = self.shared.inner.lock();
+            if inner.locates_fail > 0 {
+                inner.locates_fail -= 1;
+                return Err(BusError::Unavailable("the question is lost".into()));
+            }
             let mark = |(_, from): &(Partition, From)| {
                 let at = inner.place(*from);
                 let ahead = inner.records.iter().filter(|record| record.at.0 >= at).count() as u64;
@@ -203,6 +231,10 @@ impl EventBus for TestLog {
             Ok(at.iter().map(mark).collect())
         }
         .boxed()
+    }
+
+    fn partitions<'a>(&'a self, _: &'a TopicName) -> Fut<'a, Option<u16>> {
+        async move { Ok(Some(self.shared.inner.lock().partitions)) }.boxed()
     }
 
     fn trim<'a>(&'a self, _: &'a Partition, before: Position) -> Fut<'a, ()> {

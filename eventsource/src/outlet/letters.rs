@@ -1,5 +1,6 @@
 //! Where what cannot be an event goes: a sink, a topic, or the bus's own store.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,23 @@ use evoke_delivery::plan::DeliveryPolicy;
 use evoke_delivery::schedule;
 use evoke_delivery::sink::{Outcome, Sink};
 use evoke_eventbus::bus::{BusError, EventBus, Partition, PublishError, Receipt};
-use evoke_eventbus::event::Event;
+use evoke_eventbus::event::{Event, InvalidEvent};
 use evoke_eventbus::subscription::{Subscriptions, partition_of};
 use futures_util::future::join_all;
+use sha2::{Digest, Sha256};
 use tokio::time::{sleep, timeout};
+
+use crate::malformed::hex;
+
+/// What a letter that is too large without any data keeps of each attribute, in bytes: as much as fits. With none of them, and what is
+/// left of its id, source and type, it is smaller than the largest event of any bus.
+const KEPT_BYTES: [usize; 3] = [128, 32, 0];
+/// The attributes of which the beginning says something; others are kept as they are or left out.
+const TEXTS: [&str; 2] = ["evokeposition", "evokecause"];
+/// A longer id is replaced by its SHA-256, which has so many hexadecimal digits.
+const ID_BYTES: usize = 64;
+const SOURCE_BYTES: usize = 256;
+const TYPE_BYTES: usize = 64;
 
 /// Takes dead letters durably.
 #[derive(Clone)]
@@ -140,7 +154,8 @@ async fn offer(
     }
 }
 
-/// Publishes in the bus's own store, and waits until it is durable. What is too large even there keeps less of its data.
+/// Publishes in the bus's own store, and waits until it is durable. What is too large even there keeps less of its data, and
+/// then less of its attributes.
 async fn keep(bus: &dyn EventBus, store: &Partition, mut letters: Vec<Event>) -> Result<(), Unsettled> {
     while !letters.is_empty() {
         let receipt = bus.publish(store, letters.clone()).await.map_err(unsettled)?;
@@ -158,15 +173,36 @@ async fn keep(bus: &dyn EventBus, store: &Partition, mut letters: Vec<Event>) ->
     Ok(())
 }
 
-/// The same letter with less data, half of what fits into `limit` bytes: the bus may add to it. `None` where there is none left.
+/// The same letter with less data, half of what fits into `limit` bytes: the bus may add to it. Where there is none left, the same with less
+/// in its attributes, and `None` where that is no less.
 fn shortened(letter: &Event, limit: usize) -> Option<Event> {
     let data = letter.data();
     if data.is_empty() {
-        return None;
+        let limit = limit.min(letter.encoded_len() - 1);
+        let mut forms = KEPT_BYTES.into_iter().filter_map(|bytes| bare(letter, bytes).ok());
+        return forms.find(|form| form.encoded_len() <= limit);
     }
     let head = letter.encoded_len() - data.len();
     let kept = limit.saturating_sub(head).min(data.len()) / 2;
     letter.to_builder().data(data.slice(..kept)).build().ok()
+}
+
+/// A letter without data, and with at most so many bytes of each attribute but `id`, `source` and `type`: what is longer is cut or left out.
+fn bare(letter: &Event, bytes: usize) -> Result<Event, InvalidEvent> {
+    let id = match letter.id() {
+        id if id.len() > ID_BYTES => Cow::Owned(hex(&Sha256::digest(id))),
+        id => Cow::Borrowed(id),
+    };
+    let bare = Event::builder(id, begin(letter.source(), SOURCE_BYTES), begin(letter.ty(), TYPE_BYTES));
+    let others = letter.attributes().skip(3).filter_map(|(name, value)| {
+        let value = if TEXTS.contains(&name) { begin(value, bytes) } else { value };
+        (!value.is_empty() && value.len() <= bytes).then_some((name, value))
+    });
+    others.fold(bare, |letter, (name, value)| letter.attribute(name, value)).build()
+}
+
+fn begin(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }
 
 /// Waits until events are durable; gives back those that turned out too large for the bus, each with the cause.

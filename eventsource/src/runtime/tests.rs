@@ -46,6 +46,7 @@ impl Process {
             sources: SourceMetrics::new(&registry).unwrap(),
             instance: "test".into(),
             deliveries: DeliveryMetrics::new(&registry).unwrap(),
+            left_off: LeftOffs::default(),
         };
         let subscriptions = Subscriptions::start(bus, Settings::default(), &counted);
         Self { _dir: dir, registry, subscriptions, shared }
@@ -94,6 +95,12 @@ impl Process {
 
     fn scrape(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
+    }
+
+    /// Stops an EventSource as at the end of a process: the next one knows only what is on the bus.
+    async fn stop(&self, source: EventSource) {
+        source.stop(soon()).await;
+        self.shared.left_off.retain([]);
     }
 
     async fn end(self, source: EventSource) {
@@ -205,11 +212,31 @@ async fn a_reload_that_takes_its_time_loses_no_tick() {
 }
 
 #[tokio::test]
+async fn a_reload_that_is_taken_back_loses_no_tick() {
+    let process = Process::start();
+    let (plan, other) = (planned(&clock("@every 1s", None, "a")), ticking(&[("other", "@yearly")], false));
+    let mut source = process.run(plan.clone()).await;
+    process.ticks(Utc::now()).await;
+    // The event goes and comes back, and so does the EventSource.
+    source.change(other).await.unwrap();
+    sleep(Duration::from_millis(2500)).await;
+    source.change(plan.clone()).await.unwrap();
+    process.ticks(Utc::now()).await;
+    source.stop(soon()).await;
+    sleep(Duration::from_millis(2500)).await;
+    let source = process.run(plan).await;
+    let ticks = process.ticks(Utc::now()).await;
+    assert!(ticks.windows(2).all(|pair| pair[1] - pair[0] == TimeDelta::seconds(1)), "{ticks:?}");
+    process.end(source).await;
+}
+
+#[tokio::test]
 async fn an_event_that_comes_back_fires_nothing_of_the_time_without_it() {
     let process = Process::start();
     let mut source = process.run(planned(&clock("@every 1s", None, "a"))).await;
     process.ticks(Utc::now()).await;
     source.change(ticking(&[("other", "@yearly")], false)).await.unwrap();
+    process.shared.left_off.retain([source.plan()]);
     let gone = Utc::now();
     sleep(Duration::from_millis(2500)).await;
     let back = Utc::now();
@@ -230,7 +257,7 @@ async fn a_mark_is_of_one_schedule_and_goes_with_catch_up() {
     let ticks = process.ticks(began).await;
     let first: Vec<_> = ticks.iter().map(|tick| tick.timestamp() - began.timestamp()).take(5).collect();
     assert_eq!(first, [-4, -3, -2, -1, 0]);
-    source.stop(soon()).await;
+    process.stop(source).await;
     let mark = process.mark().await.unwrap();
     assert!(mark.ends_with("Z @every 1s"), "{mark}");
 
@@ -238,7 +265,7 @@ async fn a_mark_is_of_one_schedule_and_goes_with_catch_up() {
     process.set_mark(format!("{} 0 0 * * * UTC", ago(3600))).await;
     let source = process.run(planned(&clock("@every 1s", Some("12h"), "a"))).await;
     process.ticks(Utc::now()).await;
-    source.stop(soon()).await;
+    process.stop(source).await;
 
     // Nor was what fires while nothing is to be caught up.
     let mut source = process.run(planned(&clock("@every 1s", None, "a"))).await;

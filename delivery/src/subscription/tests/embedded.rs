@@ -99,7 +99,9 @@ async fn a_damaged_record_takes_no_event_that_waits_before_it() {
         sleep(5 * MS).await;
     }
     lane.drain().await;
-    publish(&bus, 3..6).await;
+    // The last one tells that those before it were synced: what is damaged is no unfinished write.
+    publish(&bus, 3..5).await;
+    publish(&bus, 5..6).await;
     process.subscriptions.close().await;
     bus.close().await.unwrap();
     drop((process, bus));

@@ -102,7 +102,7 @@ impl MemoryBus {
             store_takes: Mutex::default(),
             refuses_publish: AtomicBool::new(false),
             refused_topic: Mutex::default(),
-            start: (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)),
+            start: (Instant::now(), SystemTime::now()),
             ahead: Mutex::default(),
             health: watch::Sender::new(Health::Up),
             limit,

@@ -82,6 +82,27 @@ async fn a_clock_that_was_ahead_for_a_while_empties_no_window() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_that_was_ahead_for_a_while_fills_no_window_after_a_restart() {
+    let plan = windowed(60 * SECOND);
+    let (bus, process) = waiting(0, &plan).await;
+    let sink = Script::takes(MS);
+    let lane = process.run(&plan, &sink);
+    *bus.ahead.lock() = 3_600 * SECOND;
+    come(&bus, &[1]).await;
+    *bus.ahead.lock() = Duration::ZERO;
+    come(&bus, &[2]).await;
+    lane.drain().await;
+    let process = Process::start(&bus);
+    let lane = process.run(&plan, &sink);
+    come(&bus, &[2]).await;
+    assert_eq!(sink.ids(), ["1", "2"]);
+    sleep(61 * SECOND).await;
+    come(&bus, &[2, 1]).await;
+    assert_eq!(sink.ids(), ["1", "2", "2", "1"]);
+    lane.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_never_delivered_is_no_repeat_after_a_restart_either() {
     let mut plan = windowed(3600 * SECOND);
     let (bus, process) = waiting(0, &plan).await;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::clock::Probe;
 use super::{Ask, Entry, Feed, Gone, Slice, Slot, State};
@@ -63,11 +63,11 @@ impl<'a> Trouble<'a> {
 ///
 /// # Errors
 /// One that is not theirs.
-async fn gone(feed: &Feed, error: BusError) -> Result<Gone, BusError> {
+async fn gone(feed: &Feed, error: BusError, trouble: &mut Trouble<'_>) -> Result<Gone, BusError> {
     let gone = match error {
         BusError::Trimmed { first } => place(feed, first).await.map(|first| Gone::Trimmed { first }),
         BusError::Damaged { first, next } => place(feed, next).await.map(|next| Gone::Damaged { first, next }),
-        BusError::Ahead { end } => new_end(feed, end).await.map(|end| Gone::Ahead { end }),
+        BusError::Ahead { end } => new_end(feed, end, trouble).await.map(|end| Gone::Ahead { end }),
         BusError::Closed | BusError::NoTopic(_) | BusError::Unavailable(_) | BusError::Broken(_) => Err(error),
     };
     match gone {
@@ -80,16 +80,34 @@ async fn place(feed: &Feed, at: Position) -> Result<Point, BusError> {
     Ok(scan::locate(&*feed.shared.bus, &feed.partition, From::At(at)).await?.point())
 }
 
-/// Where a log goes on that has lost its end. A reader that had read nothing of that says where the log ends by now, and what was appended
-/// since lies before.
-async fn new_end(feed: &Feed, end: Position) -> Result<Point, BusError> {
+/// Where a log goes on that has lost its end. It is asked for until somebody says: who opens a reader meanwhile may be given what others
+/// have written by then, and never hear of the loss.
+///
+/// # Errors
+/// [`BusError::Closed`].
+async fn new_end(feed: &Feed, end: Position, trouble: &mut Trouble<'_>) -> Result<Point, BusError> {
     let newest = feed.state.lock().newest;
-    if let Some(newest) = newest
-        && let Some(newer) = regrown::newer_before(&*feed.shared.bus, &feed.partition, newest.into(), end).await?
-    {
-        return Ok(newer);
+    loop {
+        match find_end(feed, newest, end).await {
+            Err(error) if error != BusError::Closed => trouble.wait(&error).await,
+            found => return found,
+        }
     }
-    place(feed, end).await
+}
+
+/// A reader that had read nothing of what was lost says where the log ends by now, and what was appended since lies before.
+async fn find_end(feed: &Feed, newest: Option<SystemTime>, end: Position) -> Result<Point, BusError> {
+    match newer_before(feed, newest, end).await? {
+        Some(newer) => Ok(newer),
+        None => place(feed, end).await,
+    }
+}
+
+async fn newer_before(feed: &Feed, newest: Option<SystemTime>, upto: Position) -> Result<Option<Point>, BusError> {
+    match newest {
+        Some(newest) => regrown::newer_before(&*feed.shared.bus, &feed.partition, newest.into(), upto).await,
+        None => Ok(None),
+    }
 }
 
 /// What the reader of a partition may have read ahead.
@@ -108,6 +126,8 @@ async fn read_head(feed: &Feed) {
     let read = feed.shared.metrics.read.with_label_values(&["head"]);
     let (mut trouble, mut probe) = (Trouble::new(feed), Probe::new(feed));
     let mut reader: Option<(Standing, Box<dyn Reader>)> = None;
+    // Whether the reader has read no event yet, and whether the bus was away since it was known that the log is what it was.
+    let (mut is_new, mut was_away) = (true, false);
     loop {
         let Some(here) = feed.state.lock().head_asked() else {
             feed.head_wanted.notified().await;
@@ -116,13 +136,32 @@ async fn read_head(feed: &Feed) {
         let mut open = match reader.take() {
             Some((standing, open)) if standing == here => open,
             _ => match feed.shared.bus.read(&feed.partition, From::At(here.at), ahead(feed)).await {
-                Ok(open) => open,
+                Ok(open) => {
+                    is_new = true;
+                    open
+                }
                 Err(error) => {
+                    was_away |= matches!(error, BusError::Unavailable(_));
                     fail_head(feed, here, error, &mut trouble).await;
                     continue;
                 }
             },
         };
+        if is_new && was_away {
+            let newest = feed.state.lock().newest;
+            match newer_before(feed, newest, here.at).await {
+                Ok(None) | Err(BusError::Closed) => was_away = false,
+                Ok(Some(newer)) => {
+                    feed.lose_end(newer, here.losses);
+                    continue;
+                }
+                Err(error) => {
+                    reader = Some((here, open));
+                    trouble.wait(&error).await;
+                    continue;
+                }
+            }
+        }
         probe.ask().await;
         let next = tokio::select! {
             next = open.next(HEAD_BYTES) => next,
@@ -134,6 +173,7 @@ async fn read_head(feed: &Feed) {
         match next {
             Ok(batch) => {
                 trouble.over();
+                (is_new, was_away) = (is_new && batch.records.is_empty(), false);
                 read.inc_by(batch.bytes as u64);
                 probe.read(&batch);
                 reader = Some((Standing { at: batch.next, ..here }, open));
@@ -143,6 +183,7 @@ async fn read_head(feed: &Feed) {
                 if matches!(error, BusError::Unavailable(_)) {
                     // What it has read is what it knows the log again by.
                     reader = Some((here, open));
+                    was_away = true;
                 }
                 fail_head(feed, here, error, &mut trouble).await;
             }
@@ -151,7 +192,7 @@ async fn read_head(feed: &Feed) {
 }
 
 async fn fail_head(feed: &Feed, here: Standing, error: BusError, trouble: &mut Trouble<'_>) {
-    let gone = match gone(feed, error).await {
+    let gone = match gone(feed, error, trouble).await {
         Ok(Gone::Ahead { end }) => return feed.lose_end(end, here.losses),
         Ok(gone) => gone,
         Err(error) => return trouble.wait(&error).await,
@@ -258,7 +299,7 @@ async fn serve_behind(feed: &Feed) {
         }
         match read_behind(feed, at, &mut readers, patience).await {
             Ok(None) => {
-                let was_hole = skip_hole(feed, id, Standing { at, losses }).await;
+                let was_hole = skip_hole(feed, id, Standing { at, losses }, &mut trouble).await;
                 patience = if was_hole { HOLE } else { (patience * 2).min(HOLE_MAX) };
             }
             Ok(Some(batch)) => {
@@ -272,7 +313,7 @@ async fn serve_behind(feed: &Feed) {
                 recent.truncate(CATCH_UP_BATCHES - 1);
                 recent.push_front(entry);
             }
-            Err(error) => match gone(feed, error).await {
+            Err(error) => match gone(feed, error, &mut trouble).await {
                 Ok(Gone::Ahead { end }) => feed.lose_end(end, losses),
                 Ok(gone) => feed.state.lock().answer(id, at, Err(gone)),
                 Err(error) => {
@@ -295,15 +336,21 @@ async fn read_behind(
         Some((_, reader)) => reader,
         None => feed.shared.bus.read(&feed.partition, From::At(at), CATCH_UP_BYTES).await?,
     };
-    let batch = tokio::time::timeout(patience, reader.next(CATCH_UP_BYTES)).await.ok().transpose()?;
+    let batch = tokio::time::timeout(patience, reader.next(CATCH_UP_BYTES)).await.ok().transpose();
+    let position = match &batch {
+        Ok(Some(batch)) => batch.next,
+        // What it has read is what it knows the log again by.
+        Ok(None) | Err(BusError::Unavailable(_)) => at,
+        Err(_) => return batch,
+    };
     readers.truncate(CATCH_UP_READERS - 1);
-    readers.push_front((batch.as_ref().map_or(at, |batch| batch.next), reader));
-    Ok(batch)
+    readers.push_front((position, reader));
+    batch
 }
 
 /// A read that does not return may be slow, or there may be no event between the cursor and the head; nobody else waits for it.
 /// True if there was no event.
-async fn skip_hole(feed: &Feed, id: u64, here: Standing) -> bool {
+async fn skip_hole(feed: &Feed, id: u64, here: Standing, trouble: &mut Trouble<'_>) -> bool {
     let at = here.at;
     let head = feed.state.lock().begin();
     if let Some(head) = head
@@ -318,7 +365,7 @@ async fn skip_hole(feed: &Feed, id: u64, here: Standing) -> bool {
         // What was there and is gone by now is no hole.
         let gone = match feed.shared.bus.read(&feed.partition, From::At(at), 0).await {
             Ok(_) => Ok(Arc::new(Batch { next, ..Batch::default() })),
-            Err(error) => Err(gone(feed, error).await),
+            Err(error) => Err(gone(feed, error, trouble).await),
         };
         match gone {
             Ok(hole) => feed.skip(id, here, &hole),

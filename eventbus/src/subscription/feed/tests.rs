@@ -55,7 +55,7 @@ impl Setup {
     }
 
     fn cursor(&self, at: u128) -> Reading {
-        Reading { cursor: self.feeds.cursor(&partition(), Position(at)), next: at as usize }
+        Reading { cursor: self.feeds.cursor(&partition(), Position(at), Millis(0)), next: at as usize }
     }
 
     fn read_bytes(&self, reader: &str) -> u64 {

@@ -261,6 +261,17 @@ fn what_was_seen_does_not_go_back() {
 }
 
 #[test]
+fn nothing_is_seen_before_the_first_event() {
+    let mut ledger = Ledger::starting_at(Position(10));
+    ledger.advance(Position(12), 0, Millis(9_000));
+    assert_eq!((ledger.upto(), ledger.seen()), (Position(12), Millis(0)));
+    ledger.advance(Position(14), 2, Millis(9_500));
+    // From then on, what is no event counts, too.
+    ledger.advance(Position(16), 0, Millis(9_800));
+    assert_eq!(ledger.seen(), Millis(9_800));
+}
+
+#[test]
 fn keys_tell_subscriptions_and_topics_apart_and_stay_short() {
     assert_eq!(name().key(), "ledger/shop/orders/billing/shop.web.order/3");
     let long = named([&"n".repeat(63), &"o".repeat(253), &"s".repeat(63), &"t".repeat(400)], 65_535);
@@ -276,6 +287,7 @@ fn largest(open: usize) -> (LedgerName, Ledger) {
     let last = (u128::from(end) << 64) | u128::from(u64::MAX);
     let mut ledger = Ledger::starting_at(Position(last));
     (ledger.generation, ledger.count, ledger.before) = (u64::MAX, u64::MAX, Some(u64::MAX));
+    ledger.seen = Millis(end);
     for n in 0..open {
         // To and fro, so that each time is as far from the one before as it can be.
         let (first, last_time) = if n % 2 == 0 { (end, 0) } else { (0, end) };

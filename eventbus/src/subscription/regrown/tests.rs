@@ -85,6 +85,44 @@ async fn those_that_open_together_ask_once() {
     assert_eq!(log.located(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_says_less_takes_the_place_of_none_that_says_more() {
+    let (log, regrown, partition) = (thirty(), Regrown::new(), partition());
+    let at = |millis| Instant::now() + Duration::from_millis(millis);
+    let keep = async |ledger: Ledger, millis| {
+        let marks = log.locate(&question(&partition, ledger.seen(), ledger.upto())).await.unwrap();
+        regrown.judge(&*log, &partition, Sound::new(&ledger, at(millis)), &marks).await.unwrap()
+    };
+    assert_eq!(keep(ledger(30, 290), 0).await, None);
+    assert_eq!(keep(ledger(20, 290), 1).await, None);
+    assert!(regrown.is_sound(&partition, Sound::new(&ledger(30, 290), at(2))));
+    // It is too old by then.
+    assert_eq!(keep(ledger(20, 290), 5_000).await, None);
+    assert!(!regrown.is_sound(&partition, Sound::new(&ledger(30, 290), at(5_000))));
+    assert!(regrown.is_sound(&partition, Sound::new(&ledger(20, 290), at(5_000))));
+}
+
+#[tokio::test]
+async fn a_log_in_which_something_is_newer_is_asked_about_again() {
+    let log = TestLog::new();
+    log.append("fast", 20, 7_200_000);
+    log.append("a", 20, 100);
+    let (regrown, partition) = (Regrown::new(), partition());
+    assert!(regrown.look(&*log, &[(&partition, &ledger(40, 100))]).await.unwrap().is_empty());
+    let found = regrown.look(&*log, &[(&partition, &ledger(10, 100))]).await.unwrap();
+    assert_eq!(found.get(&0).map(|newer| newer.at), Some(Position(0)));
+}
+
+#[tokio::test]
+async fn what_is_no_event_at_its_start_says_nothing() {
+    let log = TestLog::new();
+    log.append("fast", 20, 7_200_000);
+    log.move_end(21);
+    let mut ledger = Ledger::starting_at(Position(20));
+    ledger.advance(Position(21), 0, millis(100));
+    assert_eq!(look(&log, &ledger).await, None);
+}
+
 #[tokio::test]
 async fn the_end_that_a_new_reader_finds_is_no_later_than_what_is_newer() {
     let log = thirty();

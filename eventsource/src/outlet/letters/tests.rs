@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use evoke_adapters::source::{Arrival, Outlet};
+use evoke_adapters::source::{Arrival, Malformed, Outlet};
 use evoke_eventbus::bus::{Entry, From, Fut, Health, Mark, Position, Put, Reader, Topic, TopicSpec};
 use evoke_eventbus::embedded::{EmbeddedBus, EmbeddedOptions};
 use evoke_eventbus::metrics::BusMetrics;
@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::*;
+use crate::malformed::letter;
 use crate::outlet::budget::Budget;
 use crate::outlet::bus::BusOutlet;
 use crate::outlet::tests::{close, event, malformed, metrics, on, origin, read};
@@ -229,6 +230,52 @@ async fn what_is_too_large_for_the_store_keeps_less_of_its_data() {
     assert!((1000..4096).contains(&kept.data_slice().len()), "{kept:?}");
     assert_eq!((kept.source(), kept.ty()), (event("large", 1).source(), "io.evoke.test"));
     close(&subscriptions).await;
+}
+
+/// The least that a bus can be told to take.
+const LEAST_BYTES: usize = 1 << 10;
+
+#[tokio::test]
+async fn what_is_too_large_without_data_keeps_less_of_its_attributes() {
+    let dir = tempfile::tempdir().unwrap();
+    let subscriptions = grudging(&dir, LEAST_BYTES, &[]).await;
+    let position = |end: &str| format!("{}{end}", "p".repeat(600));
+    let large = |end| {
+        let malformed = Malformed { position: position(end), cause: "c".repeat(2000), raw: vec![b'x'; 5000].into() };
+        letter(&origin(), &malformed).unwrap()
+    };
+    letters(&subscriptions, policy()).settle(vec![large("1"), event("small", 1), large("2")]).await.unwrap();
+    let kept = held(&subscriptions, &TopicName::dead_letters()).await;
+    let ids: Vec<_> = kept.iter().map(|letter| letter.id().to_owned()).collect();
+    assert_eq!(ids, ["1", "2"].map(|end| hex(&Sha256::digest(position(end)))));
+    for (kept, end) in kept.iter().zip(["1", "2"]) {
+        let large = large(end);
+        assert_eq!((kept.source(), kept.ty()), (large.source(), large.ty()));
+        assert_eq!(kept.attribute("evokeposition"), Some(&*"p".repeat(128)));
+        assert_eq!(kept.attribute("evokecause"), Some(&*"c".repeat(128)));
+        assert_eq!(kept.attribute("evokesha256"), large.attribute("evokesha256"));
+        assert_eq!(kept.attribute("evokebytes"), Some("5000"));
+        assert!(kept.data().is_empty());
+    }
+    assert_eq!(held(&subscriptions, &topic()).await, [event("small", 1)]);
+    close(&subscriptions).await;
+}
+
+#[test]
+fn any_letter_can_be_made_to_fit() {
+    let long = "\u{e9}".repeat(8000);
+    let full = (0..125).fold(Event::builder(&*long, &*long, &*long), |event, n| {
+        event.attribute(format!("x{n:062}"), if n % 2 == 0 { &*long } else { "short" })
+    });
+    let mut letter = full.data(vec![b'x'; 100]).build().unwrap();
+    let mut rounds = 0;
+    while letter.encoded_len() > LEAST_BYTES {
+        letter = shortened(&letter, LEAST_BYTES).unwrap();
+        rounds += 1;
+    }
+    assert_eq!((rounds, letter.id()), (2, &*hex(&Sha256::digest(&long))));
+    assert_eq!((letter.source(), letter.ty()), (&long[..SOURCE_BYTES], &long[..TYPE_BYTES]));
+    assert_eq!(shortened(&letter, LEAST_BYTES), None, "there is nothing left to be cut");
 }
 
 #[tokio::test]

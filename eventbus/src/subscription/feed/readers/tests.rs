@@ -10,8 +10,9 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::subscription::feed::{Cursor, Feeds, Window};
+use crate::subscription::ledger::Millis;
 use crate::subscription::metrics::Metrics;
-use crate::subscription::test_log::{TestLog, partition};
+use crate::subscription::test_log::{TestLog, millis, partition};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -40,7 +41,12 @@ struct Reading {
 
 impl Reading {
     fn at(feeds: &Feeds, at: u128) -> Self {
-        Self { cursor: feeds.cursor(&partition(), Position(at)), bell: Arc::default() }
+        Self::having_seen(feeds, at, Millis(0))
+    }
+
+    /// One that has passed something before.
+    fn having_seen(feeds: &Feeds, at: u128, seen: Millis) -> Self {
+        Self { cursor: feeds.cursor(&partition(), Position(at), seen), bell: Arc::default() }
     }
 
     fn poll(&mut self) -> Poll<Result<Slice, Gone>> {
@@ -80,7 +86,7 @@ fn ahead(end: u128) -> Gone {
 fn a_head_that_fails_is_said_to_who_waits_there_and_leaves_the_others_waiting() {
     let mut state = State::default();
     let bells: [Arc<Bell>; 3] = Default::default();
-    let [head, moved, behind] = [20, 30, 10].map(|at| state.add(Position(at)));
+    let [head, moved, behind] = [20, 30, 10].map(|at| state.add(Position(at), Millis(0)));
     let waker = |n: usize| Waker::from(Arc::clone(&bells[n]));
     state.ask(head, Ask::Head(waker(0)));
     state.ask(moved, Ask::Head(waker(1)));
@@ -126,6 +132,69 @@ async fn an_older_copy_takes_everybody_back_who_has_read_beyond_it() {
         assert_eq!(reading.upto(60).await, ids("b", 20..60));
     }
     assert_eq!(lags.upto(60).await, [ids("a", 5..20), ids("b", 20..60)].concat());
+}
+
+#[tokio::test]
+async fn a_loss_is_not_forgotten_while_nobody_says_where_the_log_goes_on() {
+    let log = TestLog::new();
+    log.append("a", 30, 0);
+    let feeds = feeds(&log);
+    let mut head = Reading::at(&feeds, 0);
+    assert_eq!(head.upto(30).await, ids("a", 0..30));
+    assert!(head.poll().is_pending());
+    log.fail_locates(2);
+    log.replace(20, "b", 40, 1_000);
+    assert_eq!(head.slice().await.unwrap_err(), ahead(20));
+    head.cursor.seek(Position(20));
+    assert_eq!(head.upto(60).await, ids("b", 20..60));
+}
+
+#[tokio::test]
+async fn who_has_read_nothing_since_it_came_goes_back_to_what_is_newer_than_it_has_seen() {
+    let log = TestLog::new();
+    log.append("a", 30, 0);
+    let feeds = feeds(&log);
+    let (mut head, mut new) = (Reading::having_seen(&feeds, 30, millis(0)), Reading::at(&feeds, 15));
+    assert!(head.poll().is_pending() && new.poll().is_pending());
+    log.replace(20, "b", 5, 1_000);
+    assert_eq!(head.slice().await.unwrap_err(), ahead(20));
+    head.cursor.seek(Position(20));
+    assert_eq!(head.upto(25).await, ids("b", 20..25));
+}
+
+#[tokio::test]
+async fn a_reader_that_has_read_nothing_goes_on_after_an_outage_only_in_the_same_log() {
+    let log = TestLog::new();
+    log.append("a", 30, 0);
+    let feeds = feeds(&log);
+    let mut head = Reading::having_seen(&feeds, 30, millis(0));
+    // Nothing was lost.
+    log.fail_read(30);
+    log.append("a", 5, 500);
+    assert_eq!(head.upto(35).await, ids("a", 30..35));
+    drop(head);
+    let mut head = Reading::having_seen(&feeds, 35, millis(500));
+    assert!(head.poll().is_pending());
+    log.fail_read(35);
+    log.replace(20, "b", 40, 1_000);
+    assert_eq!(head.slice().await.unwrap_err(), ahead(20));
+    head.cursor.seek(Position(20));
+    assert_eq!(head.upto(60).await, ids("b", 20..60));
+}
+
+#[tokio::test]
+async fn a_reader_of_those_behind_knows_the_log_again_after_an_outage() {
+    let log = TestLog::new();
+    log.append("a", 200, 0);
+    let feeds = feeds(&log);
+    let (mut head, mut lags) = (Reading::at(&feeds, 200), Reading::at(&feeds, 0));
+    assert!(head.poll().is_pending());
+    assert_eq!(lags.slice().await.unwrap().records().len(), 50);
+    log.fail_read(50);
+    log.replace(20, "b", 300, 1_000);
+    assert_eq!(lags.slice().await.unwrap_err(), ahead(20));
+    lags.cursor.seek(Position(20));
+    assert_eq!(lags.upto(320).await, ids("b", 20..320));
 }
 
 #[tokio::test]
