@@ -138,7 +138,8 @@ pub fn plan(place: &Place<'_>, spec: &CronSource, problems: &mut Vec<Problem>) -
         Some(Value::String(text)) => (Some(Bytes::from(text.clone())), Some("text/plain; charset=utf-8")),
         Some(other) => (Some(Bytes::from(other.to_string())), Some("application/json")),
     };
-    let content_type = spec.content_type.clone().or_else(|| own_type.map(str::to_owned));
+    let given_type = place.fields(problems).content_type(spec.content_type.as_deref());
+    let content_type = given_type.or_else(|| own_type.map(str::to_owned));
     let text = spec.schedule.trim().to_owned();
     let plan = CronPlan { text, schedule, catch_up: catch_up?, data, content_type };
     if let Err(error) = plan.event(place.origin, DateTime::UNIX_EPOCH) {

@@ -88,7 +88,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = ".evoke", env = "EVOKE_DATA_DIR")]
     pub data_dir: PathBuf,
 
-    /// Let this EventBus become another kind although events wait on the old one: [NAMESPACE/]NAME. Nothing is deleted. May be repeated.
+    /// Let this EventBus become another kind, or this name another bus, although events wait on the old one: [NAMESPACE/]NAME. Nothing is
+    /// deleted. May be repeated.
     #[arg(long, value_name = "BUS")]
     pub abandon: Vec<String>,
 

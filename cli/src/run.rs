@@ -271,10 +271,13 @@ impl Session<'_> {
         let before = Accepted::again(self.pipeline.plans());
         let applied = self.pipeline.apply(accepted).await;
         self.pipeline.metrics().reloaded(applied.is_ok());
-        if let Err(refused) = applied {
-            let cause = refused.to_string();
-            tracing::error!(cause, "the changed manifests cannot run, and what ran before does again");
-            self.pipeline.apply(before).await?;
+        match applied {
+            Ok(()) => tracing::info!("the changed manifests run"),
+            Err(refused) => {
+                let cause = refused.to_string();
+                tracing::error!(cause, "the changed manifests cannot run, and what ran before does again");
+                self.pipeline.apply(before).await?;
+            }
         }
         Ok(())
     }
@@ -290,7 +293,9 @@ impl Session<'_> {
         match drained {
             Ok(Drained::Whole) if say => tracing::info!("drained"),
             Ok(Drained::Whole) => {}
-            Ok(Drained::CutShort) => return Err(RunError::Undrained("not all deliveries ended in time".to_owned())),
+            Ok(Drained::CutShort) => {
+                return Err(RunError::Undrained("not all that was under way ended in time".to_owned()));
+            }
             Err(_) => return Err(RunError::Undrained(format!("the drain took longer than {:?}", limits::DRAIN))),
         }
         Ok(())

@@ -8,7 +8,7 @@
 //! | `publish` | which events are taken, and what their receipts say |
 //! | `publisher` | what is accepted, on its way, and stored |
 //! | `pool`, `reader` | the clients that read, and reading one partition |
-//! | `print` | knowing a log again by what was read of it |
+//! | `print`, `doubt` | knowing a log again by what was read of it, and whether it is still the one |
 //! | `record` | an event as a record, and back |
 //! | `state` | the small state: a compacted topic and a table |
 //! | `groups` | how far readers are, for Kafka's own tools |
@@ -18,6 +18,7 @@
 
 mod client;
 mod cluster;
+mod doubt;
 mod groups;
 mod pool;
 mod print;

@@ -37,6 +37,26 @@ pub struct BusPlan {
     pub kind: BusKind,
 }
 
+impl BusPlan {
+    /// Whether the two differ in no more than how evoke logs in, and in TLS.
+    pub fn is_renewal_of(&self, other: &Self) -> bool {
+        self != other && self.without_credentials() == other.without_credentials()
+    }
+
+    fn without_credentials(&self) -> Self {
+        let mut plan = self.clone();
+        match &mut plan.kind {
+            BusKind::Embedded(_) => {}
+            BusKind::JetStream(JetStreamPlan { nats, .. }) => (nats.login, nats.tls) = Default::default(),
+            BusKind::Kafka(KafkaPlan { brokers, .. }) => (brokers.login, brokers.tls) = (None, None),
+            BusKind::Redis(RedisPlan { server, .. }) => {
+                (server.username, server.password, server.tls) = (None, None, None);
+            }
+        }
+        plan
+    }
+}
+
 /// The back-end of a bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BusKind {

@@ -49,7 +49,8 @@ pub(crate) async fn those_that_ignore_sigterm_are_killed_by_the_deadline() -> Ve
     let log = evoke.log().text();
     let place = |part: &str| log.find(part).unwrap_or_else(|| panic!("{part} is not in the log"));
     for function in ["default/busy | asked to end", "default/idle | asked to end"] {
-        let steps = ["draining", "deliveries are cut short", function, "not all deliveries ended in time"].map(place);
+        let steps =
+            ["draining", "deliveries are cut short", function, "not all that was under way ended in time"].map(place);
         assert!(steps.is_sorted(), "{function}: {steps:?}");
     }
     assert_eq!(evoke.log().count("finished 1"), 0, "it had no time to");

@@ -232,8 +232,17 @@ impl Pipeline {
     pub(crate) async fn accept(&self, mut plans: Plans, abandon: &[String]) -> Result<Accepted, Refused> {
         let events = plans.event_sources.values_mut().flat_map(|plan| &mut plan.events);
         tell_apart(events.map(|event| (&event.origin, &mut event.source)));
-        for (name, plan) in &plans.buses {
+        for (name, plan) in &mut plans.buses {
             let Some(running) = self.buses.get(name).filter(|running| running.plan != *plan) else { continue };
+            if plan.is_renewal_of(&running.plan) {
+                // What else has changed is not to wait for a restart.
+                tracing::warn!(
+                    bus = label(name),
+                    "the bus keeps the credentials that it has until evoke is started again"
+                );
+                *plan = running.plan.clone();
+                continue;
+            }
             let (bus, was, now) = (label(name), running.plan.kind.name(), plan.kind.name());
             let part = format!("bus {bus}");
             let cause = if was == now {

@@ -40,7 +40,7 @@ impl Print {
 }
 
 /// The last records of the last batches.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Prints {
     newest: Option<Print>,
     kept: VecDeque<Print>,

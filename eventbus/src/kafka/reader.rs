@@ -8,21 +8,19 @@ use futures_util::FutureExt as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Core;
-use super::cluster::{Ends, Place, Turn, unreadable};
+use super::cluster::{Place, unreadable};
+use super::doubt::Doubt;
 use super::pool::{Found, Seat};
-use super::print::{Print, Prints, Verdict};
+use super::print::{Print, Prints};
 use super::publisher::position;
 use super::record::Decoder;
 use crate::bus::{Batch, BusError, Fut, Partition, Reader, Record};
 
 /// Records of one batch, at most; also how many are passed by that are no events.
 const RECORDS: usize = 4096;
-/// How long to wait before brokers that say something odd are asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
-/// How long a log is looked at with one client before it is with another one.
-const ANEW: Duration = Duration::from_secs(30);
 /// How long nothing must come before it is looked whether the log ends in what is no record: at first, and at most.
 const QUIET: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 
@@ -44,8 +42,10 @@ pub(super) struct KafkaReader {
     error: Option<KafkaError>,
     /// How often connections had been lost when it was last looked whether the log is what it was.
     cuts: u64,
-    /// The client says that the log is not what it was.
+    /// The log may not be what it was.
     doubtful: bool,
+    /// Looks whether it is, since so many connections had been lost.
+    looking: Option<(u64, AbortOnDropHandle<Result<(), BusError>>)>,
     /// How long nothing must come, and until when.
     quiet: Duration,
     quiet_until: Instant,
@@ -81,6 +81,7 @@ impl KafkaReader {
             error: None,
             cuts: core.told.cuts(),
             doubtful: false,
+            looking: None,
             quiet: QUIET.0,
             quiet_until: Instant::now() + QUIET.0,
         }
@@ -90,13 +91,7 @@ impl KafkaReader {
         let seat = Arc::clone(&self.seat);
         let _asking = seat.ask();
         loop {
-            let cuts = self.core.told.cuts();
-            if self.doubtful || cuts != self.cuts {
-                self.check().await?;
-                // What was fetched before may be of what the log has lost, and others wrote something else there since.
-                self.core.pool.stand(&self.seat);
-                (self.cuts, self.doubtful) = (cuts, false);
-            }
+            self.settle().await?;
             if let Some(error) = self.error.take() {
                 self.judge(&error)?;
                 continue;
@@ -120,6 +115,34 @@ impl KafkaReader {
                 return Ok(batch);
             }
         }
+    }
+
+    /// Looks whether the log is still the one that was read, where there is a doubt. Whoever asks may go away at any moment and ask
+    /// again: a look that was begun goes on.
+    async fn settle(&mut self) -> Result<(), BusError> {
+        let cuts = self.core.told.cuts();
+        if self.looking.is_none() && (self.doubtful || cuts != self.cuts) {
+            self.doubtful = true;
+            let doubt = Doubt {
+                core: Arc::clone(&self.core),
+                topic: self.partition.topic.clone(),
+                place: self.place.clone(),
+                next: self.next,
+                prints: self.prints.clone(),
+                appended: self.appended,
+            };
+            self.looking = Some((cuts, AbortOnDropHandle::new(self.core.tasks.spawn(doubt.settle()))));
+        }
+        let Some((cuts, look)) = &mut self.looking else { return Ok(()) };
+        let (cuts, settled) = (*cuts, look.await.unwrap_or(Err(BusError::Closed)));
+        self.looking = None;
+        if matches!(settled, Ok(()) | Err(BusError::Ahead { .. })) {
+            // What was fetched before may be of what the log has lost, and others wrote something else there since.
+            self.core.pool.stand(&self.seat);
+        }
+        settled?;
+        (self.cuts, self.doubtful) = (cuts, false);
+        Ok(())
     }
 
     /// Passes by what the log ends in and what is no record, such as the marks of transactions: the client keeps it to itself, and who
@@ -231,86 +254,6 @@ impl KafkaReader {
             // It goes on by itself.
             _ => Ok(()),
         }
-    }
-
-    /// Looks whether the log is still the one that was read, and has the place to go on at.
-    async fn check(&mut self) -> Result<(), BusError> {
-        let (mut since, mut turn) = (std::time::Instant::now(), Turn::Check);
-        loop {
-            let gate = self.core.gate();
-            let is_asked = gate.is_ok();
-            let ends = match gate {
-                Ok(()) => self.ends(turn).await,
-                Err(away) => Err(away),
-            };
-            turn = if is_asked { Turn::CheckAgain } else { Turn::Check };
-            let ends = match ends {
-                Ok(ends) => ends,
-                Err(BusError::NoTopic(topic)) => {
-                    self.doubtful = true;
-                    self.core.pool.outdate(&self.place, std::time::Instant::now());
-                    tokio::time::sleep(ASK_AGAIN).await;
-                    return Err(BusError::Unavailable(format!("topic {topic} is no longer there").into()));
-                }
-                // The brokers are away, and who reads waits for them.
-                Err(BusError::Unavailable(_)) => {
-                    tokio::time::sleep(ASK_AGAIN).await;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let verdict = self.verdict(ends).await;
-            if matches!(verdict, Err(BusError::Unavailable(_) | BusError::Ahead { .. })) {
-                // Either a client does not read what there is by now, or there is another log than the one that it read.
-                self.core.pool.outdate(&self.place, since);
-            }
-            if !matches!(verdict, Err(BusError::Unavailable(_))) {
-                return verdict;
-            }
-            // A client that was made meanwhile may have come too early as well: it gets a while, and is not replaced in each round.
-            if since.elapsed() >= ANEW {
-                since = std::time::Instant::now();
-            }
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-    }
-
-    async fn ends(&self, turn: Turn) -> Result<Ends, BusError> {
-        let topic = &self.partition.topic;
-        let ends = self.core.cluster.ends_in(turn, vec![self.place.clone()]).await;
-        let ends = self.core.named(topic, ends)?;
-        ends.first().copied().ok_or_else(|| BusError::NoTopic(topic.clone()))
-    }
-
-    async fn verdict(&mut self, ends: Ends) -> Result<(), BusError> {
-        let next = self.next;
-        let known = self.core.topics.known(&self.partition.topic);
-        // Of a compacted topic, a record that was read may be gone from the middle.
-        let compared = match known.is_some_and(|known| known.compacted) {
-            true => Verdict::Same,
-            false => self.prints.compare(&self.core, &self.place, ends, false).await?,
-        };
-        match compared {
-            Verdict::SameBelow(on) => Err(self.ahead(on)),
-            Verdict::Other => Err(self.ahead(self.newer(ends, next).await?)),
-            Verdict::Same if next < ends.first => Err(BusError::Trimmed { first: position(ends.first) }),
-            Verdict::Same if next > ends.end => Err(self.ahead(ends.end)),
-            Verdict::Same => Ok(()),
-        }
-    }
-
-    /// Where another log holds what is newer than what was read of this one, as far as its times tell. Where they tell of nothing that lies
-    /// before what was read, the beginning: what repeats is not lost.
-    async fn newer(&self, ends: Ends, next: i64) -> Result<i64, BusError> {
-        let since = self.appended + Duration::from_millis(1);
-        let found = self.core.cluster.since(vec![(self.place.clone(), since)]).await?;
-        let on = found.first().copied().flatten().unwrap_or(ends.end).max(ends.first);
-        Ok(if on < next { on } else { ends.first })
-    }
-
-    fn ahead(&self, end: i64) -> BusError {
-        self.core.pool.stand(&self.seat);
-        BusError::Ahead { end: position(end) }
     }
 }
 

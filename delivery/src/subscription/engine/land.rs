@@ -38,7 +38,8 @@ impl Engine {
             id = flight.event.id(),
             status = landing.name(),
             attempt = flight.open.attempts + 1,
-            duration_ms = took.as_secs_f64() * 1e3,
+            // To the microsecond.
+            duration_ms = (took.as_secs_f64() * 1e6).round() / 1e3,
             cause = landing.cause(),
             "delivery"
         );
