@@ -27,7 +27,9 @@ use evoke_tests::servers::nats::{Cluster, Nats, Operator};
 use evoke_tests::servers::tls;
 use evoke_tests::{SOON, eventually, scratch};
 
-use crate::jetstream_site::{LATER, PER_OUTAGE, STREAM, Site, all_arrive, jetstream, manifests, send, send_all};
+use crate::jetstream_site::{
+    LATER, PER_OUTAGE, STREAM, Site, all_arrive, jetstream, manifests, send, send_all, send_all_again,
+};
 
 pub(crate) async fn events_lie_on_the_servers_in_binary_mode_and_foreign_ones_are_read() -> Verdict {
     let Site { nats, sink, home } = Site::start("partitions: 4").await?;
@@ -230,7 +232,7 @@ pub(crate) async fn a_server_that_comes_back_with_an_older_copy_is_noticed() -> 
     scratch::copy(&nats.data(), &copy);
     nats.resume().await;
     evoke.ready(LATER).await;
-    sent.extend(send_all(&evoke, 50..70).await);
+    sent.extend(send_all_again(&evoke, 50..70).await);
     sink.wait_all(&sent, SOON).await;
 
     // What the servers lost was delivered. Others write more than that before evoke sees them again.
@@ -264,7 +266,7 @@ pub(crate) async fn a_stream_that_is_deleted_is_made_anew_and_read_from_its_star
     sink.wait_all(&sent, SOON).await;
     jetstream::new(nats.client().await).delete_stream(STREAM).await.unwrap();
     // Stored in the new one, maybe before it is looked at.
-    sent.extend(send_all(&evoke, 20..60).await);
+    sent.extend(send_all_again(&evoke, 20..60).await);
     sink.wait_all(&sent, LATER).await;
     evoke.log().wait_for(&["the stream was gone and is made anew"], SOON).await;
     evoke.stop().await;

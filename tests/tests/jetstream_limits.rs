@@ -18,7 +18,9 @@ use evoke_tests::manifests::{bus, objects, pass, source};
 use evoke_tests::servers::nats::Nats;
 use evoke_tests::{SOON, eventually};
 
-use crate::jetstream_site::{LATER, PER_OUTAGE, STREAM, Site, TOPIC, all_arrive, jetstream, send, send_all};
+use crate::jetstream_site::{
+    LATER, PER_OUTAGE, STREAM, Site, TOPIC, all_arrive, jetstream, send, send_all, send_all_again,
+};
 
 const DROPPED: &str = "evoke_subscription_dropped_total";
 const OF_LATE: [(&str, &str); 1] = [("trigger", "late")];
@@ -183,7 +185,7 @@ pub(crate) async fn a_full_disk_of_the_server_pauses_sources_and_loses_nothing()
         other => panic!("answered {other}"),
     };
     evoke.ready(LATER).await;
-    taken.extend(send_all(&evoke, 20..40).await);
+    taken.extend(send_all_again(&evoke, 20..40).await);
     site.sink.wait_all(&taken, LATER).await;
     evoke.stop().await;
     let delivered = site.sink.delivered();

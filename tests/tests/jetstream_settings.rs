@@ -15,7 +15,7 @@ use evoke_tests::servers::nats::Cluster;
 use evoke_tests::{SOON, eventually};
 use futures_util::TryStreamExt as _;
 
-use crate::jetstream_site::{LATER, PER_OUTAGE, STREAM, Site, jetstream, manifests, send_all};
+use crate::jetstream_site::{LATER, PER_OUTAGE, STREAM, Site, jetstream, manifests, send_all, send_all_again};
 
 /// Where positions are kept.
 const BUCKET: &str = "KV_evoke";
@@ -269,7 +269,7 @@ pub(crate) async fn everything_is_kept_in_memory_where_asked() -> Verdict {
         evoke.waits_for(&["bus default.default"], SOON).await;
         site.nats.resume().await;
         evoke.ready(LATER).await;
-        sent.extend(send_all(&evoke, 5..10).await);
+        sent.extend(send_all_again(&evoke, 5..10).await);
         site.sink.wait_all(&sent, LATER).await;
         let found = kept(&jetstream::new(site.nats.client().await)).await;
         assert!(is_kept(&found), "{asked}, made anew: {found:?}");

@@ -14,6 +14,7 @@ use evoke_tests::ledger::assert_conserved;
 use evoke_tests::load::{Load, Sent};
 use evoke_tests::manifests::{bus, objects, pass, source};
 use evoke_tests::servers::nats::Nats;
+use evoke_tests::{SOON, eventually};
 
 /// What an outage of the servers or a kill of evoke may repeat: twice the default `maxInFlight`. A kill leaves so much delivered and
 /// not recorded, and so does an outage after which the work is given up.
@@ -67,6 +68,15 @@ pub(crate) async fn send_all(evoke: &Evoke, ids: Range<usize>) -> BTreeSet<Strin
     let ids: BTreeSet<String> = ids.map(|n| format!("e-{n}")).collect();
     for id in &ids {
         assert_eq!(send(evoke, id, id.clone()).await, 202);
+    }
+    ids
+}
+
+/// As [`send_all`], on a bus that has just come back: what it does not take yet is sent again.
+pub(crate) async fn send_all_again(evoke: &Evoke, ids: Range<usize>) -> BTreeSet<String> {
+    let ids: BTreeSet<String> = ids.map(|n| format!("e-{n}")).collect();
+    for id in &ids {
+        eventually("it is taken", SOON, async || (send(evoke, id, id.clone()).await == 202).then_some(())).await;
     }
     ids
 }
