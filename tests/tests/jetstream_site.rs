@@ -64,8 +64,12 @@ pub(crate) async fn send(evoke: &Evoke, id: &str, body: impl Into<bytes::Bytes>)
     post(&evoke.webhook("/default/web/in"), &headers, body).await.status.as_u16()
 }
 
+fn names(ids: Range<usize>) -> BTreeSet<String> {
+    ids.map(|n| format!("e-{n}")).collect()
+}
+
 pub(crate) async fn send_all(evoke: &Evoke, ids: Range<usize>) -> BTreeSet<String> {
-    let ids: BTreeSet<String> = ids.map(|n| format!("e-{n}")).collect();
+    let ids = names(ids);
     for id in &ids {
         assert_eq!(send(evoke, id, id.clone()).await, 202);
     }
@@ -74,7 +78,7 @@ pub(crate) async fn send_all(evoke: &Evoke, ids: Range<usize>) -> BTreeSet<Strin
 
 /// As [`send_all`], on a bus that has just come back: what it does not take yet is sent again.
 pub(crate) async fn send_all_again(evoke: &Evoke, ids: Range<usize>) -> BTreeSet<String> {
-    let ids: BTreeSet<String> = ids.map(|n| format!("e-{n}")).collect();
+    let ids = names(ids);
     for id in &ids {
         eventually("it is taken", SOON, async || (send(evoke, id, id.clone()).await == 202).then_some(())).await;
     }

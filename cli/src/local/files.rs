@@ -4,12 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use evoke_api::limits;
 use evoke_api::manifest::{Diagnostic, SourceFile};
 
 /// Files that are read from a folder.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
-/// A larger file is no manifest.
-const FILE_BYTES: u64 = 16 << 20;
 
 /// What is come upon where manifests are looked for.
 #[derive(Debug)]
@@ -118,7 +117,7 @@ fn read_file(path: &Path) -> Result<SourceFile, Diagnostic> {
     let unreadable =
         |error: io::Error| complaint(path, format!("cannot be read: {error}"), "check the file's permissions");
     let size = fs::metadata(path).map_err(unreadable)?.len();
-    if size > FILE_BYTES {
+    if size > limits::MANIFEST_BYTES as u64 {
         return Err(complaint(path, format!("has {size} bytes"), "a manifest has at most 16 MiB"));
     }
     SourceFile::from_bytes(path.display().to_string(), fs::read(path).map_err(unreadable)?)
